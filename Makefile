@@ -1,0 +1,66 @@
+# What people do here; `make` alone lists it. Everything sets itself up and asks nothing.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-3.13 lint bench clean debian-packages
+
+# The oldest supported Python is taken first, so that what is tested there runs everywhere.
+usable = $(firstword $(foreach python,$(1),$(shell $(python) -c 'import ensurepip, sys; \
+	sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $(python))))
+PYTHON ?= $(call usable,python3.11 python3 python3.12 python3.13 python3.14)
+PYTHON313 ?= $(call usable,python3.13 $(lastword $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python3.13)))
+BENCH ?=
+# Whole files to a worker, since their servers are shared; those that run the program take longest
+# and go first. A second Python meets all of the code, but not every wrong input and crash once more.
+PYTEST = -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+RUNS = $(wildcard tests/test_*.py)
+ONCE = tests/test_bad_% tests/test_crashes.py tests/test_recovery.py tests/test_resend.py \
+	tests/test_schedule.py tests/test_wheel.py tests/test_worker.py
+
+help:
+	@echo 'make demo    deliver sample days to a server on this machine and check them'
+	@echo 'make test    run every test, with coverage (make test-3.13: on Python 3.13)'
+	@echo 'make lint    ruff and mypy'
+	@echo 'make bench   compare with a plain script of fastavro, gpg and sftp (BENCH="--rows 50000")'
+	@echo 'make clean   remove what these made'
+
+demo: .venv/.installed
+	.venv/bin/mxdeliver demo
+
+test: .venv/.dev debian-packages
+	.venv/bin/coverage erase
+	.venv/bin/python $(PYTEST) --cov --cov-report=term $(RUNS) tests/edge tests/core
+
+test-3.13:
+	$(MAKE) --no-print-directory PYTHON='$(PYTHON313)' .venv-3.13/.dev
+	.venv-3.13/bin/python $(PYTEST) $(filter-out $(ONCE),$(RUNS)) tests/edge tests/core
+
+lint: .venv/.dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+bench: .venv/.dev debian-packages
+	.venv/bin/python -m bench.compare $(BENCH)
+
+clean:
+	rm -rf .venv .venv-3.13 mxdeliver-demo dist build htmlcov .coverage .coverage.* \
+		.mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+debian-packages:
+	@tests/debian-packages
+
+.SECONDARY:
+
+# A change of pyproject.toml installs again; a virtual environment that works is kept.
+%/.installed: pyproject.toml
+	@test -n '$(PYTHON)' || { echo 'Python 3.11 or newer with its venv module is needed.' >&2; exit 1; }
+	@echo 'Installing (a minute)…'
+	test -x $*/bin/python || $(PYTHON) -m venv $*
+	$*/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$*/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+%/.dev: %/.installed
+	$*/bin/python -m pip install --quiet --disable-pip-version-check --group dev
+	@touch $@

@@ -1,0 +1,1 @@
+"""This program beside what people would use instead, measured in one run: `make bench`."""

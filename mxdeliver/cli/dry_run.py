@@ -1,0 +1,143 @@
+"""`mxdeliver run --dry-run`: what would be sent; no source or network is touched, and nothing written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from mxdeliver import binding, cli
+from mxdeliver.cli import wiring
+from mxdeliver.cli.run import broken_rows, show_broken
+from mxdeliver.core import calendar, manifest, naming
+from mxdeliver.core.calendar import SnapshotDate
+from mxdeliver.core.errors import MxdeliverError
+from mxdeliver.core.model import Client, DailyFile, DeliveryState, EventType, ManifestFile
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from mxdeliver.cli.wiring import Chosen
+    from mxdeliver.core.model import Resource
+    from mxdeliver.edge.config import Configuration
+    from mxdeliver.edge.ledger import Ledger
+
+_LEFT_ALONE = {DeliveryState.DELIVERED, DeliveryState.PARKED}
+
+
+def show_plan(
+    configuration: Configuration,
+    chosen: Chosen,
+    days: Sequence[SnapshotDate] | None,
+    *,
+    as_json: bool,
+) -> int:
+    """Print each delivery that a run would try, and its files; 78 where an entry or key is wrong."""
+    from mxdeliver.edge.avro import load_resources  # noqa: PLC0415 - imports pyarrow
+
+    now = wiring.utc_now()
+    resources = load_resources(configuration.schema_folders)
+    chosen = wiring.without_schema(chosen, resources, configuration.path)
+    with wiring.read_ledger(configuration, now) as ledger:
+        if days is None:
+            wanted = _due(configuration, chosen.clients, resources, ledger, now)
+        else:
+            wanted = _asked_for(chosen.clients, days, ledger, now)
+    rows: list[dict[str, object]] = []
+    troubled = bool(chosen.broken)
+    for client in chosen.clients:
+        if client.guid not in wanted:
+            continue
+        try:
+            fingerprint = binding.certificate(client, now).fingerprint
+        except MxdeliverError as error:
+            click.echo(f"mxdeliver: {client.name}: {error.code}: {error.explain()}", err=True)
+            troubled = True
+            continue
+        rows += [_row(client, day, fingerprint) for day in wanted[client.guid]]
+    show_broken(chosen)
+    if as_json:
+        click.echo(json.dumps({"deliveries": rows, "broken": broken_rows(chosen)}))
+    else:
+        for row in rows:
+            files: list[str] = row["files"]  # type: ignore[assignment]  # made in _row
+            click.echo(
+                f"{row['client']}, {row['snapshot_date']}: {len(files)} files to {row['server']} "
+                f"for {row['fingerprint']}, from {files[0]} to {files[-1]}"
+            )
+    return cli.EXIT_CONFIGURATION if troubled else 0
+
+
+def _due(
+    configuration: Configuration,
+    clients: Sequence[Client],
+    resources: Mapping[str, Resource],
+    ledger: Ledger | None,
+    now: datetime,
+) -> dict[str, list[SnapshotDate]]:
+    """Ask the ledger as a run does; by client, oldest day first."""
+    from mxdeliver.edge.ledger.planning import owed_at_first_sight  # noqa: PLC0415 - as wiring
+
+    catch_up_days = configuration.catch_up_days
+    if ledger is None:
+        owed = owed_at_first_sight(clients, now=now, catch_up_days=catch_up_days)
+    else:
+        contexts = {
+            client.guid: binding.version(
+                client, resources, configuration.sources[client.source], ledger.secret_key
+            )
+            for client in clients
+        }
+        keys = (
+            delivery.key
+            for delivery in ledger.preview(
+                clients, now=now, contexts=contexts, catch_up_days=catch_up_days
+            )
+        )
+        owed = [(key.client_guid, key.snapshot_date) for key in keys]
+    wanted: dict[str, list[SnapshotDate]] = {}
+    for guid, day in owed:
+        wanted.setdefault(guid, []).append(day)
+    return wanted
+
+
+def _asked_for(
+    clients: Sequence[Client], days: Sequence[SnapshotDate], ledger: Ledger | None, now: datetime
+) -> dict[str, list[SnapshotDate]]:
+    wanted = {
+        client.guid: [
+            day
+            for day in days
+            if calendar.is_closed(day, client.zone, now) and not _is_done(client, day, ledger)
+        ]
+        for client in clients
+    }
+    return {guid: chosen for guid, chosen in wanted.items() if chosen}
+
+
+def _is_done(client: Client, day: SnapshotDate, ledger: Ledger | None) -> bool:
+    delivery = None if ledger is None else ledger.latest(client.guid, day)
+    return delivery is not None and delivery.state in _LEFT_ALONE
+
+
+def _row(client: Client, day: SnapshotDate, fingerprint: str) -> dict[str, object]:
+    pairs = manifest.consumption_order(
+        (name, event) for name in client.resources for event in EventType
+    )
+    identities: list[DailyFile | ManifestFile] = [
+        DailyFile(client_guid=client.guid, snapshot_date=day, resource=name, event=event)
+        for name, event in pairs
+    ]
+    identities.append(ManifestFile(client_guid=client.guid, snapshot_date=day))
+    files = [naming.file_name(identity, client.files.suffix) for identity in identities]
+    return {
+        "client_guid": client.guid,
+        "client": client.name,
+        "snapshot_date": day.isoformat(),
+        "server": f"{client.endpoint.host}:{client.endpoint.port}",
+        "directory": client.endpoint.directory,
+        "fingerprint": fingerprint,
+        "files": files,
+    }

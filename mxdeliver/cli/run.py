@@ -1,0 +1,324 @@
+"""`mxdeliver run`: deliver what is due, or the days that are named."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mxdeliver import cli
+from mxdeliver.cli import options, process, wiring
+from mxdeliver.cli.progress import progress_bars
+from mxdeliver.core import calendar
+from mxdeliver.core.calendar import SnapshotDate
+from mxdeliver.core.errors import (
+    ConfigInvalid,
+    DayNotClosed,
+    Internal,
+    Kind,
+    LeaseHeld,
+    MxdeliverError,
+    Problem,
+    StopRequested,
+)
+from mxdeliver.core.model import Delivery, DeliveryState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mxdeliver.cli.wiring import Chosen
+    from mxdeliver.deliver import Result, Site
+    from mxdeliver.edge.config import Configuration
+    from mxdeliver.worker import Report
+
+
+@click.command
+@options.config_option
+@click.option("--date", "day", type=options.DATE, help="Deliver this day.")
+@click.option("--from", "first", type=options.DATE, help="Deliver the days from this one.")
+@click.option("--to", "last", type=options.DATE, help="Deliver the days to this one, included.")
+@click.option(
+    "--client", "names", multiple=True, help="Only this client (guid or name); repeatable."
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be sent; touch nothing.")
+@options.json_option
+def command(
+    config_path: Path,
+    day: SnapshotDate | None,
+    first: SnapshotDate | None,
+    last: SnapshotDate | None,
+    names: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Deliver everything that is due, or the closed days that are named.
+
+    Meant to be called every 15 minutes; cheap when nothing is due. Exit status: 0 all delivered,
+    75 something waits or runs elsewhere, 1 something failed or is parked, 78 the configuration is
+    wrong, 70 a bug, 2 wrong usage.
+    """
+    days = _days(day, first, last)
+    with errors_as_json(as_json):
+        configuration = wiring.load(config_path)
+        chosen = wiring.choose(configuration, names)
+        if dry_run:
+            if days and chosen.clients:
+                _refuse_open_days(chosen, days)
+            from mxdeliver.cli.dry_run import show_plan  # noqa: PLC0415 - see cli
+
+            return show_plan(configuration, chosen, days, as_json=as_json)
+        return run_chosen(configuration, chosen, days, as_json=as_json)
+
+
+def _days(
+    day: SnapshotDate | None, first: SnapshotDate | None, last: SnapshotDate | None
+) -> list[SnapshotDate] | None:
+    if day is not None and (first is not None or last is not None):
+        raise click.UsageError("--date goes without --from and --to")
+    if (first is None) != (last is None):
+        raise click.UsageError("--from and --to go together")
+    if first is not None and last is not None:
+        if last < first:
+            raise click.UsageError("--to is before --from")
+        return list(calendar.days(first, last))
+    return None if day is None else [day]
+
+
+@contextmanager
+def errors_as_json(as_json: bool) -> Iterator[None]:
+    """Where --json is given, an error that stops the program is a document, too."""
+    try:
+        yield
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise
+    except Exception as error:
+        if as_json:
+            known = error if isinstance(error, MxdeliverError) else Internal.of(error)
+            problems = known.problems if isinstance(known, ConfigInvalid) else ()
+            document = {
+                "code": known.code,
+                "message": known.explain(),
+                "problems": [_problem_row(one) for one in problems],
+            }
+            click.echo(json.dumps({"error": document}))
+        raise
+
+
+def _problem_row(problem: Problem) -> dict[str, object]:
+    return {
+        "code": cli.problem_code(problem),
+        "file": problem.file,
+        "line": problem.line,
+        "path": problem.path,
+        "problem": problem.problem,
+        "remedy": problem.remedy,
+    }
+
+
+def run_chosen(
+    configuration: Configuration,
+    chosen: Chosen,
+    days: Sequence[SnapshotDate] | None,
+    *,
+    as_json: bool,
+) -> int:
+    """Deliver, show what came of it, and give the exit status."""
+    from mxdeliver.edge.avro import load_resources  # noqa: PLC0415 - imports pyarrow
+
+    process.harden()
+    stop = Event()
+    process.stop_on_signals(stop)
+    resources = load_resources(configuration.schema_folders)
+    chosen = wiring.without_schema(chosen, resources, configuration.path)
+    if days and chosen.clients:
+        _refuse_open_days(chosen, days)
+    run_id = wiring.new_run_id()
+    with (
+        progress_bars({client.guid: client for client in chosen.clients}) as observer,
+        wiring.open_site(
+            configuration,
+            resources=resources,
+            run_id=run_id,
+            stop=stop,
+            log_stream=sys.stderr if as_json else None,
+            observer=observer,
+        ) as site,
+    ):
+        report, deliveries = carry_out(configuration, chosen, days, site, stop)
+    show_broken(chosen)
+    if as_json:
+        click.echo(json.dumps(_document(run_id, report, deliveries, chosen)))
+    by_hand = days is not None or sys.stderr.isatty()
+    show_troubles(report, deliveries, chosen, by_hand=by_hand)
+    return exit_status(report, deliveries, chosen)
+
+
+def _refuse_open_days(chosen: Chosen, days: Sequence[SnapshotDate]) -> None:
+    """Refuse before anything is opened or created."""
+    now = wiring.utc_now()
+    for day in days:
+        if not any(calendar.is_closed(day, client.zone, now) for client in chosen.clients):
+            raise DayNotClosed(f"{day} has not ended yet for any of the clients chosen")
+
+
+def carry_out(
+    configuration: Configuration,
+    chosen: Chosen,
+    days: Sequence[SnapshotDate] | None,
+    site: Site,
+    stop: Event,
+    *,
+    log_run: bool = True,
+    ask_every: timedelta | None = None,
+) -> tuple[Report, list[Delivery]]:
+    """Deliver, prune, and give what became of each delivery that was chosen.
+
+    The run's beginning and end stand in the log only with `log_run`;
+    `ask_every` is explained by `worker.run_due`.
+    """
+    from mxdeliver import worker  # noqa: PLC0415 - imports pyarrow and paramiko
+
+    if log_run:
+        site.journal.write("run.started", f"{len(chosen.clients)} clients")
+    places = configuration.workers
+    if days is None:
+        report = worker.run_due(
+            chosen.clients,
+            site,
+            catch_up_days=configuration.catch_up_days,
+            places=places,
+            stop=stop,
+            ask_every=ask_every,
+        )
+    else:
+        report = worker.run_days(chosen.clients, days, site, places=places, stop=stop)
+    deliveries = [
+        delivery
+        for key in report.chosen
+        if (delivery := site.ledger.latest(key.client_guid, key.snapshot_date)) is not None
+    ]
+    wiring.prune(
+        site.ledger,
+        site.spool,
+        now=site.clock(),
+        retention_days=configuration.retention_days,
+    )
+    delivered = sum(one.state is DeliveryState.DELIVERED for one in deliveries)
+    if log_run:
+        site.journal.write("run.finished", f"{delivered} of {len(deliveries)} deliveries delivered")
+    return report, deliveries
+
+
+def _document(
+    run_id: str, report: Report, deliveries: Sequence[Delivery], chosen: Chosen
+) -> Mapping[str, Any]:
+    from mxdeliver import report as reporting  # noqa: PLC0415 - see cli
+
+    rows = []
+    for delivery in deliveries:
+        result = report.results.get(delivery.key)
+        rows.append(
+            reporting.row(
+                delivery,
+                attempts=report.attempts.get(delivery.key, 0),
+                seconds=result.seconds if result else 0.0,
+            )
+        )
+    skipped = [
+        {"client_guid": one.client.guid, "snapshot_date": one.day.isoformat()}
+        for one in report.skipped
+    ]
+    return {
+        "run_id": run_id,
+        "deliveries": rows,
+        "skipped": skipped,
+        "broken": broken_rows(chosen),
+    }
+
+
+def broken_rows(chosen: Chosen) -> list[dict[str, object]]:
+    """Give the clients whose entry in the configuration is wrong, for a JSON document."""
+    return [
+        {
+            "client_guid": one.guid,
+            "name": one.name,
+            "problems": [_problem_row(problem) for problem in one.problems],
+        }
+        for one in chosen.broken
+    ]
+
+
+def show_broken(chosen: Chosen) -> None:
+    """Print what is wrong in clients' entries, one line each, on standard error."""
+    for client in chosen.broken:
+        name = client.name or client.guid or "a client without guid and name"
+        for problem in client.problems:
+            click.echo(f"mxdeliver: {name}: {cli.problem_code(problem)}: {problem}", err=True)
+
+
+def show_troubles(
+    report: Report, deliveries: Sequence[Delivery], chosen: Chosen, *, by_hand: bool = False
+) -> None:
+    """Print one line on standard error for each delivery that is not delivered.
+
+    What another process is at is said only to a person: cron would mail it every quarter of an hour.
+    """
+    names = {client.guid: client.name for client in chosen.clients}
+    last = {key.client_guid: result for key, result in sorted(report.results.items())}
+    for delivery in deliveries:
+        if delivery.state is DeliveryState.DELIVERED:
+            continue
+        name = names[delivery.key.client_guid]
+        result = report.results.get(delivery.key)
+        # Days that were not tried wait behind the last one of their client that was.
+        before = result or last.get(delivery.key.client_guid)
+        if before is not None and isinstance(before.error, LeaseHeld) and not by_hand:
+            continue
+        reason = _why_not_tried(before)
+        if delivery.error_code:
+            reason = f"{delivery.error_code}: {delivery.error}"
+        elif result is not None and result.error is not None:
+            reason = f"{result.error.code}: {result.error.explain()}"
+        if result is None and delivery.state is DeliveryState.PARKED and delivery.changed_at:
+            reason = f"since {delivery.changed_at:%Y-%m-%d %H:%M} UTC and not tried again, {reason}"
+        click.echo(
+            f"mxdeliver: {name}, {delivery.key.snapshot_date}: {delivery.state.value}, {reason}",
+            err=True,
+        )
+    for skipped in report.skipped:
+        click.echo(
+            f"mxdeliver: {skipped.client.name}, {skipped.day}: skipped, the day has not ended "
+            f"in {skipped.client.zone}",
+            err=True,
+        )
+
+
+def _why_not_tried(before: Result | None) -> str:
+    if before is None or before.error is None or isinstance(before.error, StopRequested):
+        return "not tried before the run was stopped"
+    return f"not tried after {before.error.code} with an earlier day of this client"
+
+
+def exit_status(report: Report, deliveries: Sequence[Delivery], chosen: Chosen) -> int:
+    """Give the highest exit status that anything in this run asks for."""
+    errors = [result.error for result in report.results.values() if result.error is not None]
+    states = {delivery.state for delivery in deliveries}
+    codes = {delivery.error_code for delivery in deliveries} | {error.code for error in errors}
+    if "INTERNAL" in codes:
+        return cli.EXIT_INTERNAL
+    if chosen.broken or any(error.kind is Kind.CONFIGURATION for error in errors):
+        return cli.EXIT_CONFIGURATION
+    if states & {DeliveryState.FAILED, DeliveryState.PARKED} or any(
+        error.kind is Kind.FAILED for error in errors
+    ):
+        return cli.EXIT_FAILED
+    if states - {DeliveryState.DELIVERED}:
+        return cli.EXIT_TEMPORARY
+    return 0

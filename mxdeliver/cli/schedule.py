@@ -1,0 +1,178 @@
+"""`mxdeliver schedule`: the daemon. APScheduler is the alarm clock, the ledger the truth.
+
+Nothing is kept in the scheduler: whenever it wakes, the same code as `mxdeliver run` asks the ledger
+what is due. A change to daylight-saving time, a clock that jumps, a second daemon or a cron job
+beside it can therefore neither skip a day nor deliver one twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from threading import Event, Lock
+from typing import TYPE_CHECKING
+
+import click
+
+from mxdeliver import cli
+from mxdeliver.cli import options, process, wiring
+from mxdeliver.cli.run import carry_out, show_broken, show_troubles
+from mxdeliver.core.errors import Internal, MxdeliverError
+
+if TYPE_CHECKING:
+    from mxdeliver.cli.wiring import Chosen
+    from mxdeliver.edge.config import Configuration
+
+_JOB = "wake"
+
+
+@click.command
+@options.config_option
+@click.option(
+    "--wake-every",
+    type=click.FloatRange(min=0.1),
+    default=30.0,
+    show_default=True,
+    help="Seconds after which the ledger is asked at the latest.",
+)
+def command(config_path: Path, wake_every: float) -> int:
+    """Stay and deliver whatever becomes due, until SIGTERM.
+
+    The configuration is read anew at each wake-up, so that a changed key, password or client is
+    noticed by itself. Problems are said once on standard error, and again when they change.
+    """
+    process.harden()
+    stop = Event()
+    process.stop_on_signals(stop)
+    wiring.load(config_path)
+    every = timedelta(seconds=wake_every)
+    Alarm(Daemon(config_path, stop, every=every).wake, stop, every=every).keep()
+    return 0
+
+
+class Alarm:
+    """Calls `wake` now, at the moments that it asks for, and after `every` at the latest.
+
+    One call at a time, in a thread of APScheduler's. The waits follow the wall clock; should that
+    be set back, `every` of monotonic time is still the longest wait.
+    """
+
+    def __init__(
+        self, wake: Callable[[], datetime | None], stop: Event, *, every: timedelta
+    ) -> None:
+        from apscheduler.schedulers.background import BackgroundScheduler  # noqa: PLC0415 - see cli
+
+        self._wake = wake
+        self._stop = stop
+        self._every = every
+        self._ringing = Lock()
+        self._scheduler = BackgroundScheduler(
+            timezone=UTC,
+            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
+        )
+
+    def keep(self) -> None:
+        """Ring until `stop` is set and the call under way has ended."""
+        self._scheduler.start()
+        self._set(wiring.utc_now())
+        try:
+            while not self._stop.wait(self._every.total_seconds()):
+                job = self._scheduler.get_job(_JOB)
+                if job is not None and job.next_run_time > wiring.utc_now() + self._every:
+                    self._set(wiring.utc_now())
+        finally:
+            # APScheduler would wait for the call under way while holding what that call needs.
+            with self._ringing:
+                self._scheduler.shutdown(wait=False)
+
+    def _set(self, moment: datetime) -> None:
+        self._scheduler.add_job(self._ring, "date", run_date=moment, id=_JOB, replace_existing=True)
+
+    def _ring(self) -> None:
+        with self._ringing:
+            if self._stop.is_set():
+                return
+            asked_for = self._wake()
+            if not self._stop.is_set():
+                latest = wiring.utc_now() + self._every
+                self._set(latest if asked_for is None else min(asked_for, latest))
+
+
+class Daemon:
+    """What happens at each wake-up: the same as `mxdeliver run`.
+
+    But a client's longer wait keeps nobody: it is left to the ledger, and the alarm is set for it.
+    While one client's delivery takes its time, the ledger is asked `every` so often what has become
+    due for the others, with the configuration as it was read at the wake-up.
+    """
+
+    def __init__(
+        self,
+        config_path: Path,
+        stop: Event,
+        *,
+        every: timedelta,
+        clock: Callable[[], datetime] = wiring.utc_now,
+    ) -> None:
+        self._config_path = config_path
+        self._stop = stop
+        self._every = every
+        self._clock = clock
+        self._run_id = wiring.new_run_id()
+        self._said: dict[str, str] = {}
+
+    def wake(self) -> datetime | None:
+        """Deliver what is due, and give the moment of the next retry.
+
+        An error that concerns all clients is said, and the next wake-up tries again.
+        """
+        try:
+            configuration = wiring.load(self._config_path)
+            next_retry = self._deliver(configuration, wiring.choose(configuration, ()))
+        except MxdeliverError as error:
+            self._say(error)
+            return None
+        except Exception as error:  # noqa: BLE001 - the daemon stays; the next wake-up tries again
+            self._say(Internal.of(error))
+            return None
+        self._is_new("error", "")
+        return next_retry
+
+    def _deliver(self, configuration: Configuration, chosen: Chosen) -> datetime | None:
+        from mxdeliver.edge.avro import load_resources  # noqa: PLC0415 - imports pyarrow
+
+        resources = load_resources(configuration.schema_folders)
+        chosen = wiring.without_schema(chosen, resources, configuration.path)
+        if self._is_new("broken clients", repr(chosen.broken)):
+            show_broken(chosen)
+        with wiring.open_site(
+            configuration,
+            resources=resources,
+            run_id=self._run_id,
+            stop=self._stop,
+            clock=self._clock,
+        ) as site:
+            report, deliveries = carry_out(
+                configuration,
+                chosen,
+                None,
+                site,
+                self._stop,
+                log_run=False,
+                ask_every=self._every,
+            )
+        if not self._stop.is_set():
+            show_troubles(report, deliveries, chosen)
+        retries = [one.not_before for one in deliveries if one.not_before is not None]
+        return min(retries, default=None)
+
+    def _say(self, error: MxdeliverError) -> None:
+        if self._is_new("error", f"{error.code}{error}"):
+            cli.show(error)
+
+    def _is_new(self, about: str, what: str) -> bool:
+        """Tell whether something else was last said about this."""
+        new = self._said.get(about) != what
+        self._said[about] = what
+        return new

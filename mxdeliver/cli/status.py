@@ -1,0 +1,143 @@
+"""`mxdeliver status`: what was delivered, what waits, what is parked or failed, and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mxdeliver import cli
+from mxdeliver.cli import options, wiring
+from mxdeliver.cli.run import broken_rows, errors_as_json
+from mxdeliver.core.calendar import SnapshotDate
+from mxdeliver.core.model import Delivery, DeliveryState
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from mxdeliver.cli.wiring import Chosen
+    from mxdeliver.edge.config import Configuration
+    from mxdeliver.edge.ledger import Ledger
+
+_RECENT_DAYS = 7
+
+
+@click.command
+@options.config_option
+@click.option("--date", "day", type=options.DATE, help="Only this day.")
+@click.option("--client", "names", multiple=True, help="Only this client (guid or name).")
+@options.json_option
+def command(
+    config_path: Path, day: SnapshotDate | None, names: tuple[str, ...], as_json: bool
+) -> int:
+    """Show what was delivered, what waits and until when, what is parked or failed, and why.
+
+    Without a date: the last seven days and whatever older is not delivered. Exits 1 while anything
+    is failed, parked or missing, or a client's entry in the configuration is wrong; what clients
+    have left behind that are in the configuration no more is shown, but does not count.
+    """
+    with errors_as_json(as_json):
+        return _look(config_path, day, names, as_json=as_json)
+
+
+def _look(
+    config_path: Path, day: SnapshotDate | None, names: tuple[str, ...], *, as_json: bool
+) -> int:
+    from mxdeliver import report  # noqa: PLC0415 - see cli
+
+    configuration = wiring.load(config_path)
+    now = wiring.utc_now()
+    with wiring.read_ledger(configuration, now) as ledger:
+        chosen = wiring.choose(configuration, names, ledger)
+        deliveries = [
+            one
+            for one in ([] if ledger is None else ledger.deliveries(day=day))
+            if not names or one.key.client_guid in chosen.guids
+        ]
+        missing = [
+            (guid, date)
+            for guid, date in _missing(configuration, chosen, ledger, now)
+            if day in {None, date}
+        ]
+    if as_json:
+        document = {
+            "deliveries": [report.status_row(one) for one in deliveries],
+            "missing": [
+                {"client_guid": guid, "snapshot_date": date.isoformat()} for guid, date in missing
+            ],
+            "broken": broken_rows(chosen),
+        }
+        click.echo(json.dumps(document))
+    else:
+        shown = deliveries if day is not None else _recent(deliveries)
+        _show(configuration, shown, missing, now)
+        _show_broken(chosen, anything_else=bool(shown or missing))
+    # Nobody can mend what a client has left behind that is in the configuration no more.
+    present = {*wiring.choose(configuration, ()).guids}
+    troubled = any(report.is_troubled(one) for one in deliveries if one.key.client_guid in present)
+    return cli.EXIT_FAILED if troubled or missing or chosen.broken else 0
+
+
+def _missing(
+    configuration: Configuration, chosen: Chosen, ledger: Ledger | None, now: datetime
+) -> list[tuple[str, SnapshotDate]]:
+    from mxdeliver.edge.ledger.planning import owed_at_first_sight  # noqa: PLC0415 - as wiring
+
+    days = configuration.catch_up_days
+    if ledger is None:
+        return owed_at_first_sight(chosen.clients, now=now, catch_up_days=days)
+    return ledger.missing(chosen.clients, now=now, catch_up_days=days)
+
+
+def _recent(deliveries: Sequence[Delivery]) -> list[Delivery]:
+    """Leave out what was delivered long ago."""
+    if not deliveries:
+        return []
+    newest = max(one.key.snapshot_date for one in deliveries)
+    oldest = newest.following(1 - _RECENT_DAYS)
+    return [
+        one
+        for one in deliveries
+        if one.state is not DeliveryState.DELIVERED or one.key.snapshot_date >= oldest
+    ]
+
+
+def _show(
+    configuration: Configuration,
+    deliveries: Sequence[Delivery],
+    missing: Sequence[tuple[str, SnapshotDate]],
+    now: datetime,
+) -> None:
+    from mxdeliver import report  # noqa: PLC0415 - see cli
+
+    clients = {client.guid: client for client in configuration.clients}
+    for delivery in sorted(deliveries, key=lambda one: (one.key.snapshot_date, one.key)):
+        guid = delivery.key.client_guid
+        name = clients[guid].name if guid in clients else guid
+        revision = f" (revision {delivery.key.revision})" if delivery.key.revision > 1 else ""
+        step = report.next_step(delivery, clients, now, catch_up_days=configuration.catch_up_days)
+        click.echo(f"{delivery.key.snapshot_date}  {name}{revision}: {step}")
+        if delivery.files:
+            click.echo(
+                f"            {delivery.files} files, {delivery.records} records, "
+                f"{delivery.bytes} bytes"
+            )
+        if delivery.error and delivery.state is not DeliveryState.DELIVERED:
+            click.echo(f"            {delivery.error}")
+    for guid, date in missing:
+        name = clients[guid].name if guid in clients else guid
+        click.echo(f"{date}  {name}: missing; the next `mxdeliver run` takes it up")
+
+
+def _show_broken(chosen: Chosen, *, anything_else: bool) -> None:
+    for client in chosen.broken:
+        name = client.name or client.guid or "a client without guid and name"
+        click.echo(
+            f"{name}: nothing will be tried until its entry in the configuration is corrected; "
+            "`mxdeliver check` says what is wrong"
+        )
+    if not anything_else and not chosen.broken:
+        click.echo("nothing is owed yet")

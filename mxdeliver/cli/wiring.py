@@ -1,0 +1,195 @@
+"""Opens what a command works with, from the configuration; nothing below knows how it is put together."""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, TextIO
+
+import click
+
+from mxdeliver.core.errors import Problem
+
+if TYPE_CHECKING:
+    from mxdeliver.cli.progress import Observer
+    from mxdeliver.core.model import Client, Resource
+    from mxdeliver.deliver import Site
+    from mxdeliver.edge.config import BrokenClient, Configuration
+    from mxdeliver.edge.ledger import Ledger
+    from mxdeliver.edge.spool import Spool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """The clients that a command is about: usable ones, and those whose entry is wrong.
+
+    `removed` are guids that stand in the ledger only, where they were named.
+    """
+
+    clients: tuple[Client, ...]
+    broken: tuple[BrokenClient, ...]
+    removed: tuple[str, ...] = ()
+
+    @property
+    def guids(self) -> list[str]:
+        """The guids of all of them, as far as they are known."""
+        usable = [client.guid for client in self.clients]
+        broken = [client.guid for client in self.broken if client.guid is not None]
+        return [*usable, *broken, *self.removed]
+
+
+def utc_now() -> datetime:
+    """Give the present moment, in UTC."""
+    return datetime.now(UTC)
+
+
+def choose(
+    configuration: Configuration, names: Sequence[str], ledger: Ledger | None = None
+) -> Chosen:
+    """Give the clients named by guid or name, all of them without a name; UsageError for no one.
+
+    With a `ledger` the guid of a client that has left the configuration counts, too.
+    """
+    if not names:
+        return Chosen(clients=configuration.clients, broken=configuration.broken)
+    clients = tuple(one for one in configuration.clients if {one.guid, one.name} & set(names))
+    broken = tuple(one for one in configuration.broken if {one.guid, one.name} & set(names))
+    known = {name for one in clients for name in (one.guid, one.name)}
+    known |= {name for one in broken for name in (one.guid, one.name) if name is not None}
+    removed = tuple(
+        name
+        for name in names
+        if name not in known and ledger is not None and ledger.first_seen(name) is not None
+    )
+    if unknown := [name for name in names if name not in known and name not in removed]:
+        raise click.UsageError(
+            f"no client is called {', '.join(unknown)}; `mxdeliver check` lists them"
+        )
+    return Chosen(clients=clients, broken=broken, removed=removed)
+
+
+@contextmanager
+def open_ledger(configuration: Configuration, now: datetime) -> Iterator[tuple[Ledger, Spool]]:
+    """Open spool and ledger; says once when the state directory was created."""
+    from mxdeliver.edge.config import secrets as references  # noqa: PLC0415 - see cli
+    from mxdeliver.edge.ledger import Ledger  # noqa: PLC0415 - imports SQLAlchemy
+    from mxdeliver.edge.spool import Spool  # noqa: PLC0415 - see cli
+
+    spool = Spool(configuration.state_dir)
+    if spool.check():
+        click.echo(f"mxdeliver: created {configuration.state_dir}", err=True)
+    reference = configuration.ledger_url
+    url = None if reference is None else references.resolve(reference).reveal_text()
+    has_bundles = spool.has_bundles()
+    with Ledger.open(
+        configuration.state_dir, url=url, now=now, spool_has_bundles=has_bundles
+    ) as ledger:
+        yield ledger, spool
+
+
+@contextmanager
+def read_ledger(configuration: Configuration, now: datetime) -> Iterator[Ledger | None]:
+    """Open the ledger; None where there is no state yet, and none is created."""
+    if configuration.ledger_url is None and not configuration.state_dir.exists():
+        yield None
+        return
+    with open_ledger(configuration, now) as (ledger, _):
+        yield ledger
+
+
+@contextmanager
+def open_site(
+    configuration: Configuration,
+    *,
+    resources: Mapping[str, Resource],
+    run_id: str,
+    stop: Event,
+    clock: Callable[[], datetime] = utc_now,
+    log_stream: TextIO | None = None,
+    observer: Observer | None = None,
+) -> Iterator[Site]:
+    """Open everything that deliveries share.
+
+    `log_stream` is where a log of "-" goes; `observer` is told what is logged.
+    """
+    from mxdeliver.deliver import Site  # noqa: PLC0415 - imports pyarrow and paramiko
+    from mxdeliver.edge.journal import Journal  # noqa: PLC0415 - see cli
+    from mxdeliver.edge.sources import Source, open_source  # noqa: PLC0415 - imports duckdb
+
+    @cache
+    def source(name: str) -> Source:
+        return open_source(configuration.sources[name])
+
+    with ExitStack() as stack:
+        ledger, spool = stack.enter_context(open_ledger(configuration, clock()))
+        spool.sweep()
+        journal = stack.enter_context(
+            Journal.open(
+                configuration.delivery_log,
+                run_id=run_id,
+                clock=clock,
+                stream=log_stream,
+                observer=observer,
+            )
+        )
+        yield Site(
+            ledger=ledger,
+            spool=spool,
+            journal=journal,
+            resources=resources,
+            source_settings=configuration.sources,
+            source=source,
+            clock=clock,
+            stop=stop.is_set,
+            chance=random.SystemRandom().random,
+            nonce=lambda: secrets.token_hex(4),
+        )
+
+
+def new_run_id() -> str:
+    """Give an identifier for the lines of one run in the delivery log."""
+    return secrets.token_hex(8)
+
+
+def prune(ledger: Ledger, spool: Spool, *, now: datetime, retention_days: int) -> int:
+    """Drop sealed bundles past their retention; gives how many."""
+    return len(ledger.prune(now=now, retention_days=retention_days, drop=spool.remove))
+
+
+def without_schema(chosen: Chosen, resources: Mapping[str, Resource], path: Path) -> Chosen:
+    """Move the clients that are to get a resource without a schema to the broken ones."""
+    from mxdeliver.edge.config import BrokenClient  # noqa: PLC0415 - imports pydantic
+
+    usable: list[Client] = []
+    broken = list(chosen.broken)
+    for client in chosen.clients:
+        problems = tuple(
+            Problem(
+                file=str(path),
+                line=None,
+                path=f"{client.name}: resources",
+                problem=f"there is no schema for {name!r}",
+                remedy=f"add {name}.avsc to a folder of `schemas` or correct the name",
+            )
+            for name in client.resources
+            if name not in resources
+        )
+        if problems:
+            broken.append(BrokenClient(guid=client.guid, name=client.name, problems=problems))
+        else:
+            usable.append(client)
+    return Chosen(clients=tuple(usable), broken=tuple(broken))
+
+
+def load(path: Path) -> Configuration:
+    """Read the configuration; ConfigInvalid."""
+    from mxdeliver.edge.config import load as load_configuration  # noqa: PLC0415 - imports pydantic
+
+    return load_configuration(path)

@@ -1,0 +1,294 @@
+"""One attempt of one delivery, begin to end: claim, build unless sealed, push, tell the ledger.
+
+Here an error becomes an outcome. Nothing waits or tries again; `worker` does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+from mxdeliver import binding
+from mxdeliver.build import build
+from mxdeliver.core import retry
+from mxdeliver.core.errors import (
+    DeadlinePassed,
+    Internal,
+    KeyFingerprint,
+    MxdeliverError,
+    StopRequested,
+)
+from mxdeliver.core.log import Log
+from mxdeliver.core.model import (
+    Bundle,
+    Client,
+    Decision,
+    DeliveryKey,
+    Outcome,
+    Resource,
+    SourceSettings,
+)
+from mxdeliver.edge.journal import Journal
+from mxdeliver.edge.ledger import FileStage, Lease, Ledger
+from mxdeliver.edge.openpgp import Certificate
+from mxdeliver.edge.sources import Source
+from mxdeliver.edge.spool import Spool
+from mxdeliver.push import push
+
+_EXPIRY_WARNING = timedelta(days=30)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """What deliveries share: the ledger, the spool, the log, schemas and sources, clock and chance."""
+
+    ledger: Ledger
+    spool: Spool
+    journal: Journal
+    resources: Mapping[str, Resource]
+    source_settings: Mapping[str, SourceSettings]
+    source: Callable[[str], Source]
+    clock: Callable[[], datetime]
+    stop: Callable[[], bool]
+    chance: Callable[[], float]
+    nonce: Callable[[], str]
+
+    def context(self, client: Client) -> str:
+        """Give the version of all that the client's deliveries depend on."""
+        settings = self.source_settings[client.source]
+        return binding.version(client, self.resources, settings, self.ledger.secret_key)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """How an attempt ended."""
+
+    key: DeliveryKey
+    outcome: Outcome
+    error: MxdeliverError | None = None
+    retry_at: datetime | None = None
+    seconds: float = 0.0
+
+
+def deliver(key: DeliveryKey, client: Client, site: Site) -> Result:
+    """Make one attempt; LeaseHeld when another process is at it, ledger errors as they come."""
+    started = time.monotonic()
+    with site.ledger.claim(
+        key,
+        now=site.clock(),
+        context=site.context(client),
+        deadline=site.clock() + client.retry.deadline,
+    ) as lease:
+        log = _log(site.journal, key, lease)
+        try:
+            bundle = _attempt(key, client, site, lease, log)
+        except MxdeliverError as error:
+            return _ended(error, key, client, site, lease=lease, log=log, started=started)
+        except Exception as error:  # noqa: BLE001 - a bug stays with its client
+            bug = Internal.of(error)
+            return _ended(bug, key, client, site, lease=lease, log=log, started=started)
+        lease.delivered(now=site.clock())
+        seconds = round(time.monotonic() - started, 3)
+        log(
+            "delivery.delivered",
+            f"{client.name} has {key.snapshot_date}: {len(bundle.files)} files, "
+            f"{bundle.record_count} records",
+            record_count=bundle.record_count,
+            encrypted_file_size=bundle.encrypted_size,
+            seconds=seconds,
+        )
+        return Result(key=key, outcome=Outcome.DELIVERED, seconds=seconds)
+
+
+def _log(journal: Journal, key: DeliveryKey, lease: Lease) -> Log:
+    return partial(
+        journal.write,
+        client_guid=key.client_guid,
+        snapshot_date=key.snapshot_date.isoformat(),
+        revision=key.revision,
+        attempt=lease.number,
+    )
+
+
+def _attempt(key: DeliveryKey, client: Client, site: Site, lease: Lease, log: Log) -> Bundle:
+    log(
+        "delivery.started",
+        f"{client.name}, {key.snapshot_date}",
+        host=client.endpoint.host,
+        port=client.endpoint.port,
+    )
+    now = site.clock()
+    limit = _time_limit(key, client, site, now)
+
+    def stop() -> bool:
+        return site.stop() or site.clock() >= limit
+
+    try:
+        return _build_and_push(key, client, site, lease, log, now=now, stop=stop)
+    except StopRequested as error:
+        if site.stop():
+            raise
+        raise DeadlinePassed("the time for this delivery is over while it was under way") from error
+
+
+def _time_limit(key: DeliveryKey, client: Client, site: Site, now: datetime) -> datetime:
+    """Give the end of this attempt: the deadline, or as long anew where that has passed already."""
+    delivery = site.ledger.get(key)
+    if delivery is not None and delivery.deadline is not None and delivery.deadline > now:
+        return delivery.deadline
+    return now + client.retry.deadline
+
+
+def _build_and_push(
+    key: DeliveryKey,
+    client: Client,
+    site: Site,
+    lease: Lease,
+    log: Log,
+    *,
+    now: datetime,
+    stop: Callable[[], bool],
+) -> Bundle:
+    # Vetted also when the bundle is sealed: a key that was revoked since then is not sent to.
+    certificate = binding.certificate(client, now)
+    _warn_of_expiry(client, certificate, now, log)
+    bundle = _sealed_bundle(key, site)
+    if bundle is None:
+        bundle = build(
+            key,
+            client,
+            resources=binding.resources_of(client, site.resources),
+            source=site.source(client.source),
+            certificate=certificate,
+            spool=site.spool,
+            log=log,
+            stop=stop,
+        )
+        log(
+            "bundle.sealed",
+            f"{len(bundle.files)} files sealed",
+            record_count=bundle.record_count,
+            encrypted_file_size=bundle.encrypted_size,
+        )
+    elif set(bundle.key_fingerprints) != {k.fingerprint for k in certificate.encryption_keys}:
+        raise KeyFingerprint(
+            f"{key.snapshot_date} of {client.name} is sealed for an earlier key and partly "
+            "delivered; `mxdeliver resend --rebuild` seals it for the present one"
+        )
+    lease.sealed(bundle)
+    push(
+        bundle,
+        client,
+        lease=lease,
+        records=site.ledger,
+        spool=site.spool,
+        credentials=binding.credentials(client),
+        today=now.astimezone(UTC).date(),
+        nonce=site.nonce,
+        log=log,
+        stop=stop,
+    )
+    return bundle
+
+
+def _sealed_bundle(key: DeliveryKey, site: Site) -> Bundle | None:
+    """Give the sealed bundle; the ledger may not know it yet after a crash just behind the seal."""
+    return site.ledger.bundle(key) or site.spool.bundle(key)
+
+
+def needs_new_revision(key: DeliveryKey, client: Client, site: Site) -> bool:
+    """Tell whether the sealed bundle is for another key than today's, and nothing of it was sent."""
+    try:
+        bundle = _sealed_bundle(key, site)
+        certificate = binding.certificate(client, site.clock())
+    except MxdeliverError:
+        return False  # what is wrong is met again, and written down, by `deliver`
+    if bundle is None:
+        return False
+    if set(bundle.key_fingerprints) == {k.fingerprint for k in certificate.encryption_keys}:
+        return False
+    untouched = {FileStage.SEALED, FileStage.UPLOADING}
+    return all(
+        file.state in untouched and file.evidence is None
+        for file in site.ledger.files(key).values()
+    )
+
+
+def _ended(
+    error: MxdeliverError,
+    key: DeliveryKey,
+    client: Client,
+    site: Site,
+    *,
+    lease: Lease,
+    log: Log,
+    started: float,
+) -> Result:
+    """Decide what follows, write it into ledger and log."""
+    now = site.clock()
+    delivery = site.ledger.get(key)
+    deadline = delivery.deadline if delivery is not None and delivery.deadline else now
+    tried = retry.count(error, site.ledger.attempts(key))
+    decision = retry.decide(
+        error,
+        attempt=tried.attempt,
+        alike=tried.alike,
+        now=now,
+        deadline=deadline,
+        policy=client.retry,
+        chance=site.chance(),
+    )
+    seconds = round(time.monotonic() - started, 3)
+    text = error.explain()
+    if decision.error_code == DeadlinePassed.code != error.code:
+        text = f"not possible by {deadline:%Y-%m-%d %H:%M} UTC; at last {error.code}: {text}"
+    _record(decision, error, text, lease, now)
+    if decision.outcome is not Outcome.STOPPED:
+        log(
+            f"delivery.{_EVENT[decision.outcome]}",
+            f"{client.name}, {key.snapshot_date}: {text}",
+            level="warning" if decision.outcome is Outcome.RETRY else "error",
+            error_code=decision.error_code,
+            retryable=decision.outcome is Outcome.RETRY,
+            retry_at=decision.retry_at,
+            host=client.endpoint.host,
+            port=client.endpoint.port,
+            seconds=seconds,
+        )
+    return Result(
+        key=key,
+        outcome=decision.outcome,
+        error=error,
+        retry_at=decision.retry_at,
+        seconds=seconds,
+    )
+
+
+_EVENT = {Outcome.RETRY: "retrying", Outcome.PARKED: "parked", Outcome.FAILED: "failed"}
+
+
+def _record(
+    decision: Decision, error: MxdeliverError, text: str, lease: Lease, now: datetime
+) -> None:
+    code = decision.error_code
+    if decision.outcome is Outcome.RETRY and decision.retry_at is not None:
+        lease.retry(now=now, not_before=decision.retry_at, error_code=code, error=text)
+    elif decision.outcome is Outcome.PARKED:
+        lease.park(now=now, error_code=code, error=text)
+    elif decision.outcome is Outcome.FAILED:
+        lease.fail(now=now, error_code=code, error=text)
+    elif error.code != "LEASE_LOST":
+        lease.stopped(now=now)
+
+
+def _warn_of_expiry(client: Client, certificate: Certificate, now: datetime, log: Log) -> None:
+    ends = certificate.expires_at
+    if ends is not None and ends - now <= _EXPIRY_WARNING:
+        log(
+            "key.expiring",
+            f"the key of {client.name} can be used until {ends:%Y-%m-%d}; ask for its renewal",
+            level="warning",
+        )

@@ -1,0 +1,83 @@
+"""OpenPGP keys as a client would make them, by pgpy; and an SSH host key for the demo's server."""
+
+from __future__ import annotations
+
+import warnings
+from base64 import b64encode
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import sha256
+from typing import Any
+
+import paramiko
+
+from mxdeliver.demo.clients import DemoClient, KeyKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyPair:
+    """Both halves, armored; the secret half is not protected by a passphrase."""
+
+    fingerprint: str
+    public: str
+    secret: str = field(repr=False)
+
+
+def make_key_pair(client: DemoClient, created: datetime) -> KeyPair:
+    """Make a signing key with a subkey for encryption, dated `created` (UTC)."""
+    with warnings.catch_warnings():
+        # pgpy 0.6.0 is dormant and names ciphers that cryptography has moved.
+        warnings.simplefilter("ignore")
+        return _make_key_pair(client, created)
+
+
+def _make_key_pair(client: DemoClient, created: datetime) -> KeyPair:
+    from pgpy import PGPUID, PGPKey  # noqa: PLC0415 - warns at import, see above
+    from pgpy.constants import (  # noqa: PLC0415 - as above
+        EllipticCurveOID,
+        HashAlgorithm,
+        KeyFlags,
+        PubKeyAlgorithm,
+        SymmetricKeyAlgorithm,
+    )
+
+    made_of: tuple[tuple[Any, Any], tuple[Any, Any]] = {
+        KeyKind.CURVE25519: (
+            (PubKeyAlgorithm.EdDSA, EllipticCurveOID.Ed25519),
+            (PubKeyAlgorithm.ECDH, EllipticCurveOID.Curve25519),
+        ),
+        KeyKind.RSA2048: (
+            (PubKeyAlgorithm.RSAEncryptOrSign, 2048),
+            (PubKeyAlgorithm.RSAEncryptOrSign, 2048),
+        ),
+    }[client.key]
+    primary = PGPKey.new(*made_of[0], created=created)
+    primary.add_uid(
+        PGPUID.new(client.name, email=client.email),
+        usage={KeyFlags.Certify, KeyFlags.Sign},
+        hashes=[HashAlgorithm.SHA512, HashAlgorithm.SHA256],
+        ciphers=[SymmetricKeyAlgorithm.AES256, SymmetricKeyAlgorithm.AES128],
+        created=created,
+    )
+    subkey = PGPKey.new(*made_of[1], created=created)
+    primary.add_subkey(
+        subkey,
+        usage={KeyFlags.EncryptCommunications, KeyFlags.EncryptStorage},
+        created=created,
+    )
+    return KeyPair(
+        fingerprint=str(primary.fingerprint).replace(" ", ""),
+        public=str(primary.pubkey),
+        secret=str(primary),
+    )
+
+
+def make_host_key() -> paramiko.PKey:
+    """Make the server's host key: ECDSA over P-256."""
+    return paramiko.ECDSAKey.generate(bits=256)
+
+
+def pin_of(host_key: paramiko.PKey) -> str:
+    """Give the host key's pin as OpenSSH prints it: `SHA256:` and unpadded base64."""
+    digest = sha256(host_key.asbytes()).digest()
+    return "SHA256:" + b64encode(digest).decode("ascii").rstrip("=")

@@ -1,0 +1,1 @@
+"""One module or package per outside thing; siblings never import each other."""

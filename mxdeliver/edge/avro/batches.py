@@ -1,0 +1,74 @@
+"""Batches of any size to chunks of a given number of rows, as few copies as that takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_LARGEST_CHUNK = 64 << 20  # bytes of Arrow; Arrow's offsets end at 2 GiB
+
+
+class Chunks:
+    """Collects record batches and hands them on in chunks of `rows` rows, or fewer large ones."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self._waiting: list[Any] = []
+        self._count = 0
+        self._size = 0
+
+    def add(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        """Take a batch; give the chunks that are full."""
+        if self._waiting and not self._waiting[0].schema.equals(batch.schema):
+            yield from self.rest()
+        start = 0
+        while start < batch.num_rows:
+            piece = batch.slice(start, self._rows - self._count)
+            self._waiting.append(piece)
+            self._count += piece.num_rows
+            self._size += _size(piece)
+            start += piece.num_rows
+            if self._count == self._rows or self._size >= _LARGEST_CHUNK:
+                yield from self.rest()
+
+    def rest(self) -> Iterator[pa.RecordBatch]:
+        """Give what waits, however little."""
+        waiting, size = self._waiting, self._size
+        self._waiting, self._count, self._size = [], 0, 0
+        if size < _LARGEST_CHUNK:
+            if len(waiting) > 1:
+                waiting = pa.Table.from_batches(waiting).combine_chunks().to_batches()
+            yield from waiting
+            return
+        for piece in waiting:
+            yield from _halved(piece)
+
+
+def _halved(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    if batch.num_rows < 2 or _size(batch) < _LARGEST_CHUNK:
+        yield batch
+        return
+    half = batch.num_rows // 2
+    yield from _halved(batch.slice(0, half))
+    yield from _halved(batch.slice(half))
+
+
+def _size(batch: pa.RecordBatch) -> int:
+    if not any(pa.types.is_dictionary(arrow) for arrow in batch.schema.types):
+        return int(batch.nbytes)
+    return sum(_column_size(column) for column in batch.columns)
+
+
+def _column_size(column: Any) -> int:
+    """Give at least the bytes that a column's rows take once dictionaries are written out."""
+    if not pa.types.is_dictionary(column.type):
+        return int(column.nbytes)
+    values = column.dictionary
+    if not len(values):
+        return 0
+    if pa.types.is_string(values.type) or pa.types.is_binary(values.type):
+        return len(column) * int(pc.max(pc.binary_length(values)).as_py() or 0)
+    return len(column) * int(values.nbytes // len(values) + 1)

@@ -1,0 +1,34 @@
+"""What was delivered, what is owed, what waits and why: the program's memory, in SQL.
+
+One row for each client, day and revision; unique. A delivery is in one of five states:
+
+| state     | next `run`      | `run --date`             | after a change        | `resume` |
+|-----------|-----------------|--------------------------|-----------------------|----------|
+| waiting   | at `not_before` | at once                  | at once               | at once  |
+| running   | no              | no                       | no                    | no       |
+| parked    | no              | no                       | within the window: yes | yes      |
+| failed    | no              | yes, with a new deadline | no                    | yes      |
+| delivered | no              | no                       | no                    | no (`resend`) |
+
+A change is one of the client's configuration, key, secret or schema: the caller sums them up in a
+*context*, a text that the ledger keeps with each attempt and compares. `running` whose process is
+gone counts as `waiting`. Only the latest revision of a day is ever due.
+
+The ledger owes a client each closed day from the later of `active_since` (without one: the day
+before the client was first seen) and `catch_up_days` before the client was first seen. A day that
+leaves the window of the last `catch_up_days` closed days undelivered becomes failed (DEADLINE),
+once: what a person asks for afterwards (`--date`, `resume`, `resend`) ends by its deadline alone.
+
+A lease is a lock that the kernel gives back with the process, and a token that grows with every
+claim; each write of a lease first makes sure that the token is still its own. Nothing here is
+written before it has happened, except intentions: temporary names and names about to be renamed.
+
+Reading order: `tables`, `database` (opening, dialects, errors), `locks`, `rows`, `planning`,
+`lease`, `requests` (what people ask for), `book` (the ledger itself).
+"""
+
+from mxdeliver.edge.ledger.book import Ledger
+from mxdeliver.edge.ledger.lease import Lease
+from mxdeliver.edge.ledger.rows import FileStage, FileState, HistoryEntry, PublishEvidence
+
+__all__ = ["FileStage", "FileState", "HistoryEntry", "Lease", "Ledger", "PublishEvidence"]

@@ -1,0 +1,345 @@
+"""The ledger itself: opened for one command, shared by its threads."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Self
+
+from sqlalchemy import func, select
+
+from mxdeliver.core.calendar import SnapshotDate
+from mxdeliver.core.errors import ClockInsane, ConfigInvalid
+from mxdeliver.core.model import Attempt, Bundle, Client, Delivery, DeliveryKey
+from mxdeliver.edge.ledger import disk, lease, planning, requests, rows
+from mxdeliver.edge.ledger.database import Database, open_database
+from mxdeliver.edge.ledger.lease import Lease
+from mxdeliver.edge.ledger.locks import Locks
+from mxdeliver.edge.ledger.rows import FileState, HistoryEntry
+from mxdeliver.edge.ledger.tables import clients, deliveries, history
+
+CLOCK_TOLERANCE = timedelta(days=1)
+BUSY_SECONDS = 20.0
+
+
+class Ledger:
+    """All deliveries, as the state directory knows them. Every `now` is an aware time.
+
+    Any method may raise LedgerBusy, LedgerCorrupt, SpoolFull and SpoolIO; LookupError for a key
+    that the ledger never had.
+    """
+
+    def __init__(self, database: Database, *, locks: Locks, secret_key: bytes) -> None:
+        self.secret_key = secret_key
+        self._database = database
+        self._locks = locks
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls,
+        state_dir: Path,
+        *,
+        url: str | None = None,
+        now: datetime,
+        spool_has_bundles: bool = False,
+        busy_timeout: float = BUSY_SECONDS,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> Iterator[Self]:
+        """Open `state_dir/ledger.db`, made where there is none (mode 0600).
+
+        Raises LedgerMissing (no ledger although `spool_has_bundles`), LedgerCorrupt, LedgerVersion,
+        LedgerBusy after `busy_timeout` seconds, ClockInsane where `now` is more than a day behind
+        the last entry, ConfigInvalid for a network file system, SpoolFull, SpoolIO and SpoolMode.
+        """
+        if url is not None:
+            raise ConfigInvalid("a ledger in PostgreSQL is not available yet; use `ledger: sqlite`")
+        with disk.mapped(state_dir):
+            state_dir.mkdir(mode=0o700, exist_ok=True)
+            disk.refuse_network(state_dir)
+        path = state_dir / "ledger.db"
+        database = open_database(
+            path, spool_has_bundles=spool_has_bundles, busy_timeout=busy_timeout
+        )
+        try:
+            _trust_clock(database, now)
+            yield cls(
+                database,
+                locks=Locks(state_dir / "locks"),
+                secret_key=disk.secret_key(state_dir, random),
+            )
+        finally:
+            database.close()
+
+    # -- what is owed ----------------------------------------------------------------------------
+
+    def plan(
+        self, clients: Sequence[Client], *, now: datetime, catch_up_days: int
+    ) -> list[DeliveryKey]:
+        """Make a row for each closed day that is owed and has none.
+
+        Gives the keys that became failed (DEADLINE) just now because their day is older than the
+        window; each is given once.
+        """
+        with self._database.write() as connection:
+            return planning.plan(
+                connection, clients, locks=self._locks, now=now, catch_up_days=catch_up_days
+            )
+
+    def due(
+        self,
+        clients: Sequence[Client],
+        *,
+        now: datetime,
+        contexts: Mapping[str, str],
+        catch_up_days: int | None = None,
+    ) -> list[Delivery]:
+        """Give what is to be delivered now, oldest day first.
+
+        Waiting ones whose time has come or whose context changed; parked ones whose context changed
+        (with `catch_up_days`: of days within the window); running ones whose process is gone.
+        `contexts` is by client guid; a client without one counts as unchanged.
+        """
+        with self._database.read() as connection:
+            return planning.due(
+                connection,
+                clients,
+                locks=self._locks,
+                now=now,
+                contexts=contexts,
+                catch_up_days=catch_up_days,
+            )
+
+    def preview(
+        self,
+        clients: Sequence[Client],
+        *,
+        now: datetime,
+        contexts: Mapping[str, str],
+        catch_up_days: int,
+    ) -> list[Delivery]:
+        """Give what `plan` and then `due` would give; nothing of it stays written."""
+        with self._database.write() as connection:
+            planning.plan(
+                connection, clients, locks=self._locks, now=now, catch_up_days=catch_up_days
+            )
+            found = planning.due(
+                connection,
+                clients,
+                locks=self._locks,
+                now=now,
+                contexts=contexts,
+                catch_up_days=catch_up_days,
+            )
+            connection.rollback()
+        return found
+
+    def missing(
+        self, clients: Sequence[Client], *, now: datetime, catch_up_days: int
+    ) -> list[tuple[str, SnapshotDate]]:
+        """Give days that are owed and due but have no row, or whose run has died; oldest first."""
+        with self._database.read() as connection:
+            return planning.missing(
+                connection, clients, locks=self._locks, now=now, catch_up_days=catch_up_days
+            )
+
+    def first_seen(self, client_guid: str) -> datetime | None:
+        """Give the time at which the ledger first heard of the client."""
+        with self._database.read() as connection:
+            return connection.scalar(
+                select(clients.c.first_seen).where(clients.c.client_guid == client_guid)
+            )
+
+    # -- what is known ---------------------------------------------------------------------------
+
+    def get(self, key: DeliveryKey) -> Delivery | None:
+        """Give the delivery, or None."""
+        with self._database.read() as connection:
+            row = rows.find(connection, key)
+            return None if row is None else rows.delivery_of(row)
+
+    def latest(self, client_guid: str, day: SnapshotDate) -> Delivery | None:
+        """Give the day's latest revision, or None."""
+        with self._database.read() as connection:
+            row = rows.find_latest(connection, client_guid, day)
+            return None if row is None else rows.delivery_of(row)
+
+    def deliveries(
+        self,
+        *,
+        client_guid: str | None = None,
+        day: SnapshotDate | None = None,
+        latest_only: bool = True,
+    ) -> list[Delivery]:
+        """Give deliveries by day, client and revision; all of them without a filter."""
+        query = select(deliveries).order_by(
+            deliveries.c.snapshot_date, deliveries.c.client_guid, deliveries.c.revision
+        )
+        if client_guid is not None:
+            query = query.where(deliveries.c.client_guid == client_guid)
+        if day is not None:
+            query = query.where(deliveries.c.snapshot_date == day)
+        if latest_only:
+            query = query.where(rows.is_latest)
+        with self._database.read() as connection:
+            return [rows.delivery_of(row) for row in connection.execute(query)]
+
+    def files(self, key: DeliveryKey) -> dict[str, FileState]:
+        """Give the sealed delivery's files by name, in the order of sending; {} before the seal."""
+        with self._database.read() as connection:
+            return rows.file_states(connection, rows.require(connection, key).id)
+
+    def bundle(self, key: DeliveryKey) -> Bundle | None:
+        """Give what was sealed; None before the seal."""
+        with self._database.read() as connection:
+            return rows.bundle_of(connection, rows.require(connection, key))
+
+    def attempts(self, key: DeliveryKey) -> list[Attempt]:
+        """Give the attempts that came to an end, first to last."""
+        with self._database.read() as connection:
+            return rows.attempts_of(connection, rows.require(connection, key).id)
+
+    def history(self, *, client_guid: str | None = None) -> list[HistoryEntry]:
+        """Give what people asked for, first to last."""
+        query = select(history).order_by(history.c.id)
+        if client_guid is not None:
+            query = query.where(history.c.client_guid == client_guid)
+        with self._database.read() as connection:
+            return [
+                HistoryEntry(at=row.at, who=row.who, what=row.what, key=rows.key_of(row))
+                for row in connection.execute(query)
+            ]
+
+    # -- one attempt -----------------------------------------------------------------------------
+
+    @contextmanager
+    def claim(
+        self, key: DeliveryKey, *, now: datetime, context: str, deadline: datetime
+    ) -> Iterator[Lease]:
+        """Begin an attempt; `deadline` counts where none runs yet.
+
+        Raises LeaseHeld when somebody else is at it, or was and nothing is left to do. An attempt
+        that is not ended inside the `with` leaves the delivery running, to be taken up again.
+        """
+        with self._locks.hold(key.client_guid, key.snapshot_date):
+            held = lease.take(self._database, key, now=now, context=context, deadline=deadline)
+            try:
+                yield held
+            finally:
+                held.close()
+
+    def temporaries(self, key: DeliveryKey) -> list[str]:
+        """Give every temporary name handed out for the day, by any revision, that may still be there.
+
+        That is, on the server and in the directory that the delivery is bound to.
+        """
+        with self._database.read() as connection:
+            return rows.temporaries_of(connection, rows.require(connection, key))
+
+    def forget_temporaries(self, key: DeliveryKey, names: Iterable[str]) -> None:
+        """Drop temporary names that are known to be gone from the client's server."""
+        with self._database.write() as connection:
+            row = rows.require(connection, key)
+            rows.forget_temporaries(connection, row, names)
+
+    # -- what people ask for ---------------------------------------------------------------------
+
+    def ensure(self, client: Client, day: SnapshotDate, *, now: datetime) -> Delivery:
+        """Give the day's latest revision for `run --date`, made where there is none."""
+        with self._database.write() as connection:
+            return rows.delivery_of(requests.ensure(connection, client, day, now=now))
+
+    def resume(
+        self, *, client_guid: str, day: SnapshotDate | None, now: datetime
+    ) -> list[DeliveryKey]:
+        """Make parked and failed deliveries due now, their deadline to start anew.
+
+        Waiting ones too, of the day that is named or tried before. A failed one whose sealed files
+        were dropped comes back as its next revision.
+        """
+        with self._database.write() as connection:
+            return requests.resume(connection, client_guid, day, now=now, who=_who())
+
+    def reopen(self, key: DeliveryKey, *, now: datetime, new_deadline: datetime) -> DeliveryKey:
+        """Make a failed or waiting delivery due now for `run --date`; others stay as they are.
+
+        Gives the key to deliver: the next revision's where the sealed files were dropped.
+        """
+        with self._database.write() as connection:
+            return requests.reopen(connection, key, now=now, deadline=new_deadline, who=_who())
+
+    def new_revision(self, client: Client, day: SnapshotDate, *, now: datetime) -> DeliveryKey:
+        """Begin the day anew from the source; LeaseHeld while somebody is at it."""
+        with self._locks.hold(client.guid, day), self._database.write() as connection:
+            return requests.new_revision(connection, client, day, now=now, who=_who())
+
+    def resend(self, key: DeliveryKey, *, now: datetime) -> None:
+        """Make a delivered day due again with the same sealed files.
+
+        Raises UsageError when it is not delivered or its sealed files were dropped, LeaseHeld while
+        somebody is at it.
+        """
+        with (
+            self._locks.hold(key.client_guid, key.snapshot_date),
+            self._database.write() as connection,
+        ):
+            requests.resend(connection, key, now=now, who=_who())
+
+    # -- what may go -----------------------------------------------------------------------------
+
+    def prunable(self, *, now: datetime, retention_days: int) -> list[DeliveryKey]:
+        """Give deliveries whose sealed files may go: delivered, failed or replaced long enough ago."""
+        before = now - timedelta(days=retention_days)
+        with self._database.read() as connection:
+            return [rows.key_of(row) for row in requests.prunable(connection, before=before)]
+
+    def pruned(self, key: DeliveryKey, *, now: datetime) -> None:
+        """Write down that the sealed files are gone; `prunable` names them no more."""
+        with self._database.write() as connection:
+            requests.mark_pruned(connection, key, now=now)
+
+    def prune(
+        self, *, now: datetime, retention_days: int, drop: Callable[[DeliveryKey], object]
+    ) -> list[DeliveryKey]:
+        """Call `drop` for each delivery that is prunable, while nobody can start it again.
+
+        Gives the keys dropped. `drop` must not mind a delivery that it dropped before.
+        """
+        before = now - timedelta(days=retention_days)
+        dropped = []
+        for key in self.prunable(now=now, retention_days=retention_days):
+            # `resume` needs the same transaction: it comes before, or finds the files gone.
+            with self._database.write() as connection:
+                if key in map(rows.key_of, requests.prunable(connection, before=before)):
+                    drop(key)
+                    requests.mark_pruned(connection, key, now=now)
+                    dropped.append(key)
+        return dropped
+
+
+def _trust_clock(database: Database, now: datetime) -> None:
+    """Raise ClockInsane where the ledger has entries from well after `now`."""
+    latest = (
+        select(func.max(column).label("at"))
+        for column in (deliveries.c.changed_at, clients.c.first_seen, history.c.at)
+    )
+    with database.read() as connection:
+        times = [at for query in latest if (at := connection.scalar(query)) is not None]
+    if times and now < max(times) - CLOCK_TOLERANCE:
+        raise ClockInsane(
+            f"the clock says {now.isoformat(timespec='seconds')}, but the ledger's last entry is "
+            f"from {max(times).isoformat(timespec='seconds')}"
+        )
+
+
+def _who() -> str:
+    """Give the name of the user that the process runs as, for the history."""
+    user = os.geteuid()
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)

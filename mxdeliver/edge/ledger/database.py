@@ -1,0 +1,207 @@
+"""The database under the ledger: opening it, transactions, errors, and what differs by dialect.
+
+Everything that knows SQLite stands in this file. Another database needs its own class with `read`,
+`write` and `close`, whose `write` keeps other writers out as BEGIN IMMEDIATE does here.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from sqlalchemy import Connection, create_engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+from mxdeliver.core.errors import (
+    Internal,
+    LedgerBusy,
+    LedgerCorrupt,
+    LedgerMissing,
+    LedgerVersion,
+    MxdeliverError,
+    SpoolFull,
+    SpoolIO,
+    SpoolMode,
+)
+from mxdeliver.edge.ledger import disk
+from mxdeliver.edge.ledger.tables import SCHEMA_VERSION, metadata
+
+_BEGIN = "ledger_begin"
+# Result codes: https://www.sqlite.org/rescode.html; the low byte is the primary code.
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_DISK = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+
+
+class Database:
+    """A SQLite file; each transaction has a connection of its own, so that threads may share it."""
+
+    def __init__(self, path: Path, *, busy_timeout: float) -> None:
+        self.path = path
+        self._busy_timeout = busy_timeout
+        self._engine = create_engine("sqlite://", creator=self._connect, poolclass=NullPool)
+        event.listen(self._engine, "begin", _begin)
+
+    def _connect(self) -> sqlite3.Connection:
+        # isolation_level None: BEGIN is ours alone, the module sends none of its own.
+        connection = sqlite3.connect(
+            self.path, timeout=self._busy_timeout, isolation_level=None, check_same_thread=False
+        )
+        # EXTRA also syncs the directory after the journal is unlinked: a commit survives a power
+        # cut. Per connection: https://www.sqlite.org/pragma.html#pragma_synchronous.
+        try:
+            connection.execute("PRAGMA synchronous = EXTRA")
+            connection.execute("PRAGMA foreign_keys = ON")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Read from one state of the ledger."""
+        with self._transaction("BEGIN") as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Write all or nothing, durably; no other writer from the first statement on."""
+        with self._transaction("BEGIN IMMEDIATE") as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[Connection]:
+        with self.mapped():
+            engine = self._engine.execution_options(**{_BEGIN: begin})
+            with engine.begin() as connection:
+                yield connection
+
+    @contextmanager
+    def mapped(self) -> Iterator[None]:
+        """Turn the database's errors into the program's."""
+        try:
+            yield
+        except DBAPIError as error:
+            raise self._error(error.orig) from error
+        except sqlite3.Error as error:
+            raise self._error(error) from error
+
+    def _error(self, error: BaseException | None) -> MxdeliverError:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in _BUSY:
+            return LedgerBusy(f"{self.path} stayed locked for {self._busy_timeout:g} s")
+        if code in _CORRUPT:
+            return LedgerCorrupt(f"{self.path} is damaged: {error}")
+        if code == sqlite3.SQLITE_FULL or (code in _DISK and self._no_space()):
+            return SpoolFull(f"no space left for {self.path}: {error}")
+        if code in _DISK:
+            return SpoolIO(f"{self.path} cannot be read or written: {error}")
+        return Internal(f"{self.path} refused a statement: {error}")
+
+    def _no_space(self) -> bool:
+        try:
+            free = os.statvfs(self.path.parent)
+        except OSError:
+            return False
+        # A file system without a fixed number of files says 0 of 0.
+        return free.f_bavail == 0 or (free.f_files > 0 and free.f_favail == 0)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._engine.dispose()
+
+    def prepare(self) -> None:
+        """Make the ledger usable: journal mode, health, version; tables where there are none."""
+        with self.mapped(), closing(self._connect()) as connection:
+            # WAL has a rare corruption bug in SQLite before 3.51.3; a ledger that somebody
+            # switched is switched back.
+            connection.execute("PRAGMA journal_mode = DELETE").fetchone()
+            health = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
+            version = _version(connection)
+        if health != ["ok"]:
+            raise LedgerCorrupt(f"{self.path} is damaged: {'; '.join(map(str, health))}")
+        if version > SCHEMA_VERSION:
+            raise LedgerVersion(
+                f"{self.path} has version {version}; this program knows {SCHEMA_VERSION}"
+            )
+        if version == 0:
+            self._create()
+        elif version < SCHEMA_VERSION:
+            self.migrate(version)
+
+    def _create(self) -> None:
+        with self.write() as connection:
+            if connection.exec_driver_sql("PRAGMA user_version").scalar_one() != 0:
+                return  # another process was faster
+            if connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar_one():
+                raise LedgerCorrupt(f"{self.path} is a database, but no ledger of this program")
+            metadata.create_all(connection, checkfirst=False)
+            connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def migrate(self, version: int) -> None:
+        """Bring an older ledger to this version; a copy of it stays beside it."""
+        from mxdeliver.edge.ledger import migrations  # noqa: PLC0415 - Alembic is rarely needed
+
+        copy = self.path.with_name(f"{self.path.name}.version-{version}")
+        with self.mapped(), closing(self._connect()) as source:
+            copy.unlink(missing_ok=True)
+            _create_private(copy)
+            with closing(sqlite3.connect(copy)) as target:
+                source.backup(target)
+        with self.write() as connection:
+            current = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+            if current == version:
+                migrations.upgrade(connection, version)
+                connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def open_database(path: Path, *, spool_has_bundles: bool, busy_timeout: float) -> Database:
+    """Open the ledger's file, made (mode 0600) where there is none.
+
+    Raises LedgerMissing where the spool holds bundles and the ledger is gone or empty.
+    """
+    with disk.mapped(path):
+        _look_at(path, spool_has_bundles=spool_has_bundles)
+    database = Database(path, busy_timeout=busy_timeout)
+    try:
+        database.prepare()
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _look_at(path: Path, *, spool_has_bundles: bool) -> None:
+    if path.is_symlink():
+        raise SpoolMode(f"{path} is a link; the ledger must be a file")
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        size = 0
+    if size == 0 and spool_has_bundles:
+        raise LedgerMissing(
+            f"{path.parent / 'spool'} holds sealed bundles, but {path} is missing or empty"
+        )
+    if not path.exists():
+        _create_private(path)
+        disk.sync_directory(path.parent)
+    elif path.stat().st_mode & 0o077:
+        path.chmod(0o600)
+
+
+def _create_private(path: Path) -> None:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    os.close(os.open(path, flags, 0o600))
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options()[_BEGIN])
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    row = connection.execute("PRAGMA user_version").fetchone()
+    return int(row[0])

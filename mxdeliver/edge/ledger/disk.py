@@ -1,0 +1,118 @@
+"""Files of the state directory beside the database: their errors, the random key, the file system."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mxdeliver.core.errors import (
+    ConfigInvalid,
+    LedgerCorrupt,
+    MxdeliverError,
+    SpoolFull,
+    SpoolIO,
+    SpoolMode,
+)
+
+KEY_BYTES = 32
+# File systems whose locks do not hold between hosts, or not at all: SQLite's own warning,
+# https://www.sqlite.org/howtocorrupt.html section 2.1.
+NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "9p", "fuse.sshfs", "fuse.rclone"}
+)
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def from_os_error(error: OSError, path: Path) -> MxdeliverError:
+    """Give the program's error for one of the operating system at `path`."""
+    reason = error.strerror or str(error)
+    if error.errno in _FULL:
+        return SpoolFull(f"no space left for {path}: {reason}")
+    if error.errno in {errno.EACCES, errno.EPERM, errno.ELOOP}:
+        return SpoolMode(f"{path} cannot be used: {reason}")
+    return SpoolIO(f"{path} cannot be used: {reason}")
+
+
+@contextmanager
+def mapped(path: Path) -> Iterator[None]:
+    """Turn errors of the operating system into the program's; `path` is named in them."""
+    try:
+        yield
+    except OSError as error:
+        raise from_os_error(error, path) from error
+
+
+def refuse_network(state_dir: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -> None:
+    """Raise ConfigInvalid where `state_dir` lies on a network file system.
+
+    Read from proc(5)'s mountinfo by device number; an unknown device is taken for a local one.
+    """
+    device = state_dir.stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        lines = mountinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        mount, _, system = line.partition(" - ")
+        if mount.split()[2:3] != [wanted]:
+            continue
+        kind = system.partition(" ")[0]
+        if kind in NETWORK_FILE_SYSTEMS:
+            raise ConfigInvalid(
+                f"state_dir {state_dir} lies on {kind}, where locks cannot be relied on; "
+                "put it on a local disk"
+            )
+
+
+def secret_key(state_dir: Path, random: Callable[[int], bytes]) -> bytes:
+    """Give the state directory's random key, made when there is none (`ledger.key`, mode 0600)."""
+    path = state_dir / "ledger.key"
+    with mapped(path):
+        while True:
+            with suppress(FileNotFoundError):
+                return _read_key(path)
+            _make_key(path, random)
+
+
+def _read_key(path: Path) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if status.st_mode & 0o077:
+            raise SpoolMode(f"{path} can be read by others; make its mode 0600")
+        key = os.read(descriptor, KEY_BYTES + 1)
+    finally:
+        os.close(descriptor)
+    if len(key) != KEY_BYTES:
+        raise LedgerCorrupt(f"{path} does not hold {KEY_BYTES} bytes")
+    return key
+
+
+def _make_key(path: Path, random: Callable[[int], bytes]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}")
+    descriptor = os.open(
+        temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+    )
+    try:
+        os.write(descriptor, random(KEY_BYTES))
+        os.fsync(descriptor)
+        # A link refuses an existing name: of two processes the first one's key counts.
+        with suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        os.close(descriptor)
+        temporary.unlink()
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,370 @@
+"""One attempt's right to a delivery, and everything that the attempt writes down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
+
+from mxdeliver.core.errors import Internal, LeaseHeld, LeaseLost, SpoolCorrupt
+from mxdeliver.core.model import Bundle, DeliveryKey, DeliveryState, Outcome
+from mxdeliver.edge.ledger.contexts import is_changed
+from mxdeliver.edge.ledger.database import Database
+from mxdeliver.edge.ledger.rows import (
+    FileStage,
+    PublishEvidence,
+    bundle_of,
+    describe,
+    file_rows,
+    file_values,
+    find_latest,
+    require,
+)
+from mxdeliver.edge.ledger.tables import attempts, deliveries, files, temporaries
+
+TEMPORARY_GONE = frozenset({"renamed", "swept"})
+"""The outcomes of publishing after which the temporary name is known to be gone."""
+
+
+class Lease:
+    """Held by one thread of one process, from `Ledger.claim` to the end of its `with`.
+
+    Each write raises LeaseLost once somebody else has taken the delivery over, or after the attempt
+    was ended by one of `delivered`, `retry`, `park`, `fail` and `stopped`.
+    """
+
+    def __init__(
+        self, database: Database, key: DeliveryKey, *, delivery_id: int, token: int, number: int
+    ) -> None:
+        self.key = key
+        self.token = token
+        self.number = number
+        self._database = database
+        self._id = delivery_id
+        self._open = True
+
+    def close(self) -> None:
+        """Let the lease go; a delivery whose attempt has not ended stays running."""
+        self._open = False
+
+    def check(self) -> None:
+        """Raise LeaseLost unless the delivery is still ours."""
+        with self._database.read() as connection:
+            self._held(connection)
+
+    def _held(self, connection: Connection) -> Row[Any]:
+        row = connection.execute(
+            select(deliveries).where(deliveries.c.id == self._id).with_for_update()
+        ).one_or_none()
+        if (
+            not self._open
+            or row is None
+            or row.token != self.token
+            or row.state != DeliveryState.RUNNING
+        ):
+            raise LeaseLost(f"{describe(self.key)}: another run has taken this delivery over")
+        return row
+
+    @contextmanager
+    def _writing(self) -> Iterator[tuple[Connection, Row[Any]]]:
+        with self._database.write() as connection:
+            yield connection, self._held(connection)
+
+    # -- how far the files are -------------------------------------------------------------------
+
+    def sealed(self, bundle: Bundle) -> None:
+        """Write down all files of the sealed bundle, once; the same values again change nothing.
+
+        Raises SpoolCorrupt where other values were sealed for this revision before.
+        """
+        if bundle.key != self.key:
+            raise Internal(f"{describe(bundle.key)} was sealed under {describe(self.key)}")
+        with self._writing() as (connection, row):
+            if row.sealed:
+                if bundle_of(connection, row) != bundle:
+                    raise SpoolCorrupt(
+                        f"{describe(self.key)}: the bundle is not the one that was sealed before"
+                    )
+                return
+            connection.execute(insert(files), file_values(self._id, bundle))
+            connection.execute(
+                update(deliveries)
+                .where(deliveries.c.id == self._id)
+                .values(
+                    sealed=True,
+                    key_fingerprints=json.dumps(bundle.key_fingerprints),
+                    files=len(bundle.files),
+                    records=bundle.record_count,
+                    bytes=bundle.encrypted_size,
+                )
+            )
+
+    def bound_to(self, destination: str) -> list[str]:
+        """Bind the files' progress to a server and directory.
+
+        What was done at another one does not count for this: all files are to be sent again. Gives
+        the temporary names that may still lie there.
+        """
+        with self._writing() as (connection, row):
+            if row.destination == destination:
+                return []
+            left: list[str] = []
+            if row.destination is not None:
+                left = list(
+                    connection.scalars(
+                        delete(temporaries)
+                        .where(temporaries.c.delivery_id == self._id)
+                        .returning(temporaries.c.name)
+                    )
+                )
+                connection.execute(
+                    update(files)
+                    .where(files.c.delivery_id == self._id)
+                    .values(state=FileStage.SEALED.value, temporary=None)
+                )
+            connection.execute(
+                update(deliveries)
+                .where(deliveries.c.id == self._id)
+                .values(destination=destination)
+            )
+            return left
+
+    def not_renamed(self, names: Sequence[str]) -> None:
+        """Take back `publishing`: the server has answered that it did not rename these files."""
+        with self._writing() as (connection, _):
+            connection.execute(
+                update(files)
+                .where(
+                    files.c.delivery_id == self._id,
+                    files.c.name.in_(names),
+                    files.c.state == FileStage.PUBLISHING.value,
+                )
+                .values(state=FileStage.UPLOADING.value)
+            )
+
+    def uploading(self, temporaries_: Mapping[str, str]) -> None:
+        """Name the temporary names (by final name) that are about to be made, in one commit."""
+        with self._writing() as (connection, _):
+            self._advance(
+                connection,
+                FileStage.UPLOADING,
+                {name: {"temporary": temporary} for name, temporary in temporaries_.items()},
+            )
+            if temporaries_:
+                connection.execute(
+                    insert(temporaries),
+                    [
+                        {"delivery_id": self._id, "name": temporary, "final_name": name}
+                        for name, temporary in temporaries_.items()
+                    ],
+                )
+
+    def publishing(self, names: Sequence[str]) -> None:
+        """Name the files that are about to be renamed, in one commit."""
+        with self._writing() as (connection, _):
+            self._advance(connection, FileStage.PUBLISHING, {name: {} for name in names})
+
+    def published(self, evidence: Mapping[str, PublishEvidence]) -> None:
+        """Write down what the server acknowledged, in one commit.
+
+        Raises Internal where the manifest was renamed while another file was not published yet; one
+        that was found in its place is a fact.
+        """
+        with self._writing() as (connection, _):
+            current = {row.name: row.temporary for row in file_rows(connection, self._id)}
+            self._advance(
+                connection,
+                FileStage.PUBLISHED,
+                {name: _evidence_values(item) for name, item in evidence.items()},
+            )
+            self._manifest_is_last(connection, evidence)
+            renamed = [name for name, item in evidence.items() if item.outcome in TEMPORARY_GONE]
+            gone = [temporary for name in renamed if (temporary := current[name]) is not None]
+            forget(connection, self._id, gone)
+
+    def _advance(
+        self,
+        connection: Connection,
+        stage: FileStage,
+        values: Mapping[str, Mapping[str, object]],
+    ) -> None:
+        """Move files to a stage; Internal for unknown names and for published ones."""
+        states = {row.name: row.state for row in file_rows(connection, self._id)}
+        for name in values:
+            if name not in states:
+                raise Internal(f"{describe(self.key)} has no file {name}")
+            if states[name] == FileStage.PUBLISHED and stage is not FileStage.PUBLISHED:
+                raise Internal(f"{name} is published already")
+        if not values:
+            return
+        columns = next(iter(values.values()))
+        connection.execute(
+            update(files)
+            .where(files.c.delivery_id == self._id, files.c.name == bindparam("_name"))
+            .values(state=stage.value, **{column: bindparam(f"_{column}") for column in columns}),
+            [
+                {"_name": name, **{f"_{column}": value for column, value in row.items()}}
+                for name, row in values.items()
+            ],
+        )
+
+    def _manifest_is_last(
+        self, connection: Connection, evidence: Mapping[str, PublishEvidence]
+    ) -> None:
+        *data, manifest = file_rows(connection, self._id)
+        renamed = manifest.name in evidence and evidence[manifest.name].outcome == "renamed"
+        if renamed and any(row.state != FileStage.PUBLISHED for row in data):
+            raise Internal(f"{manifest.name} was published before the files that it lists")
+
+    # -- how the attempt ends --------------------------------------------------------------------
+
+    def delivered(self, *, now: datetime) -> None:
+        """End well; Internal while a file is not published."""
+        with self._writing() as (connection, _):
+            rows = file_rows(connection, self._id)
+            if not rows or any(row.state != FileStage.PUBLISHED for row in rows):
+                raise Internal(f"{describe(self.key)} is not published as a whole")
+            self._end(
+                connection, Outcome.DELIVERED, now, state=DeliveryState.DELIVERED, delivered_at=now
+            )
+
+    def retry(self, *, now: datetime, not_before: datetime, error_code: str, error: str) -> None:
+        """Wait until `not_before` after an error that heals by itself."""
+        with self._writing() as (connection, _):
+            self._end(
+                connection,
+                Outcome.RETRY,
+                now,
+                state=DeliveryState.WAITING,
+                not_before=not_before,
+                error_code=error_code,
+                error=error,
+            )
+
+    def park(self, *, now: datetime, error_code: str, error: str) -> None:
+        """Wait for a person or a change."""
+        self._stop(Outcome.PARKED, DeliveryState.PARKED, now, error_code, error)
+
+    def fail(self, *, now: datetime, error_code: str, error: str) -> None:
+        """Give up."""
+        self._stop(Outcome.FAILED, DeliveryState.FAILED, now, error_code, error)
+
+    def stopped(self, *, now: datetime) -> None:
+        """Go back to waiting, due at once, because the program was told to stop."""
+        with self._writing() as (connection, row):
+            self._end(
+                connection,
+                Outcome.STOPPED,
+                now,
+                state=DeliveryState.WAITING,
+                not_before=now,
+                error_code=row.error_code,
+                error=row.error,
+            )
+
+    def _stop(
+        self, outcome: Outcome, state: DeliveryState, now: datetime, error_code: str, error: str
+    ) -> None:
+        with self._writing() as (connection, _):
+            self._end(connection, outcome, now, state=state, error_code=error_code, error=error)
+
+    def _end(
+        self,
+        connection: Connection,
+        outcome: Outcome,
+        now: datetime,
+        *,
+        state: DeliveryState,
+        not_before: datetime | None = None,
+        error_code: str | None = None,
+        error: str | None = None,
+        **others: object,
+    ) -> None:
+        connection.execute(
+            update(deliveries)
+            .where(deliveries.c.id == self._id, deliveries.c.token == self.token)
+            .values(
+                state=state.value,
+                not_before=not_before,
+                error_code=error_code,
+                error=error,
+                changed_at=now,
+                **others,
+            )
+        )
+        stopped = outcome is Outcome.STOPPED
+        connection.execute(
+            update(attempts)
+            .where(attempts.c.delivery_id == self._id, attempts.c.number == self.number)
+            .values(
+                ended_at=now,
+                outcome=outcome.value,
+                error_code=None if stopped else error_code,
+                error=None if stopped else error,
+            )
+        )
+
+
+def take(
+    database: Database, key: DeliveryKey, *, now: datetime, context: str, deadline: datetime
+) -> Lease:
+    """Begin an attempt, under the day's lock; LeaseHeld where there is nothing to begin.
+
+    That is the case where another run was faster: it has delivered, failed or parked the day (the
+    latter in the same context), or a later revision has taken its place.
+    """
+    with database.write() as connection:
+        row = require(connection, key)
+        latest = find_latest(connection, key.client_guid, key.snapshot_date)
+        if latest is None or latest.id != row.id:
+            raise LeaseHeld(f"{describe(key)}: a later revision has taken its place")
+        parked = row.state == DeliveryState.PARKED
+        if row.state not in {DeliveryState.WAITING, DeliveryState.RUNNING} and not (
+            parked and is_changed(row.fingerprint, context, row.error_code)
+        ):
+            raise LeaseHeld(f"{describe(key)} is {row.state} by now")
+        token, number = row.token + 1, row.attempts + 1
+        # What was parked waited for a change, not for time to pass: its deadline starts anew.
+        kept = None if parked else row.deadline
+        connection.execute(
+            update(deliveries)
+            .where(deliveries.c.id == row.id)
+            .values(
+                state=DeliveryState.RUNNING.value,
+                token=token,
+                attempts=number,
+                deadline=kept or deadline,
+                fingerprint=context,
+                not_before=None,
+                changed_at=now,
+            )
+        )
+        connection.execute(
+            insert(attempts).values(delivery_id=row.id, number=number, token=token, started_at=now)
+        )
+    return Lease(database, key, delivery_id=row.id, token=token, number=number)
+
+
+def forget(connection: Connection, delivery_id: int, names: Iterable[str]) -> None:
+    """Drop temporary names that are known to be gone from the server."""
+    for name in names:
+        connection.execute(
+            delete(temporaries).where(
+                temporaries.c.delivery_id == delivery_id, temporaries.c.name == name
+            )
+        )
+
+
+def _evidence_values(evidence: PublishEvidence) -> dict[str, object]:
+    return {
+        "level": evidence.level,
+        "published_size": evidence.size,
+        "outcome": evidence.outcome,
+        "address": evidence.address,
+        "host_key": evidence.host_key,
+        "server": evidence.server,
+    }

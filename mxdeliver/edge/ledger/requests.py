@@ -1,0 +1,176 @@
+"""What people ask for, by name, and what is written down about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from mxdeliver.core.calendar import SnapshotDate, due_at
+from mxdeliver.core.errors import LeaseHeld, UsageError
+from mxdeliver.core.model import Client, DeliveryKey, DeliveryState
+from mxdeliver.edge.ledger.planning import see
+from mxdeliver.edge.ledger.rows import (
+    FileStage,
+    describe,
+    find_latest,
+    is_latest,
+    key_of,
+    new_row,
+    require,
+    write_down,
+)
+from mxdeliver.edge.ledger.tables import deliveries, files
+
+_RESUMABLE = (DeliveryState.WAITING, DeliveryState.PARKED, DeliveryState.FAILED)
+
+
+def ensure(connection: Connection, client: Client, day: SnapshotDate, *, now: datetime) -> Row[Any]:
+    """Give the latest revision's row, made where there is none."""
+    see(connection, client, now)
+    row = find_latest(connection, client.guid, day)
+    if row is None:
+        key = DeliveryKey(client_guid=client.guid, snapshot_date=day)
+        due = due_at(day, client.zone, client.due_after)
+        connection.execute(
+            insert(deliveries).values(new_row(key, now=now, due=due, requested=True))
+        )
+        row = require(connection, key)
+    return row
+
+
+def resume(
+    connection: Connection, client_guid: str, day: SnapshotDate | None, *, now: datetime, who: str
+) -> list[DeliveryKey]:
+    """Make the client's parked and failed deliveries (of one day, or all) due now."""
+    query = select(deliveries).where(
+        deliveries.c.client_guid == client_guid,
+        deliveries.c.state.in_([state.value for state in _RESUMABLE]),
+        is_latest,
+    )
+    if day is not None:
+        query = query.where(deliveries.c.snapshot_date == day)
+    rows = connection.execute(query.order_by(deliveries.c.snapshot_date)).all()
+    # Without a date, a day that nothing has been tried for yet keeps its time.
+    return [
+        _restart(connection, row, now=now, deadline=None, who=who, what="resume")
+        for row in rows
+        if row.state != DeliveryState.WAITING or day is not None or row.attempts
+    ]
+
+
+def reopen(
+    connection: Connection, key: DeliveryKey, *, now: datetime, deadline: datetime, who: str
+) -> DeliveryKey:
+    """Make a failed (or waiting) delivery due now, with a new deadline; leave others alone."""
+    row = require(connection, key)
+    if row.state not in {DeliveryState.FAILED, DeliveryState.WAITING}:
+        return key
+    return _restart(connection, row, now=now, deadline=deadline, who=who, what="run --date")
+
+
+def _restart(
+    connection: Connection,
+    row: Row[Any],
+    *,
+    now: datetime,
+    deadline: datetime | None,
+    who: str,
+    what: str,
+) -> DeliveryKey:
+    key = key_of(row)
+    if row.pruned_at is not None:
+        # Its sealed bytes are gone, and a revision is never built twice.
+        return _next_revision(connection, row, now=now, who=who, what=what)
+    _wait(connection, row, now=now, deadline=deadline)
+    write_down(connection, key, now=now, who=who, what=what)
+    return key
+
+
+def _wait(
+    connection: Connection, row: Row[Any], *, now: datetime, deadline: datetime | None
+) -> None:
+    # The attempts keep what went wrong; the row speaks of what comes next.
+    connection.execute(
+        update(deliveries)
+        .where(deliveries.c.id == row.id)
+        .values(
+            state=DeliveryState.WAITING.value,
+            not_before=now,
+            deadline=deadline,
+            requested=True,
+            error_code=None,
+            error=None,
+            changed_at=now,
+        )
+    )
+
+
+def new_revision(
+    connection: Connection, client: Client, day: SnapshotDate, *, now: datetime, who: str
+) -> DeliveryKey:
+    """Begin the day anew from the source, under the day's lock; the older revision rests."""
+    see(connection, client, now)
+    latest = find_latest(connection, client.guid, day)
+    if latest is None:
+        row = ensure(connection, client, day, now=now)
+        return _restart(connection, row, now=now, deadline=None, who=who, what="rebuild")
+    return _next_revision(connection, latest, now=now, who=who, what="rebuild")
+
+
+def _next_revision(
+    connection: Connection, row: Row[Any], *, now: datetime, who: str, what: str
+) -> DeliveryKey:
+    key = DeliveryKey(
+        client_guid=row.client_guid, snapshot_date=row.snapshot_date, revision=row.revision + 1
+    )
+    values = new_row(key, now=now, due=row.due_at, requested=True)
+    connection.execute(insert(deliveries).values({**values, "not_before": now}))
+    write_down(connection, key, now=now, who=who, what=what)
+    return key
+
+
+def resend(connection: Connection, key: DeliveryKey, *, now: datetime, who: str) -> None:
+    """Make a delivered day due again with the bytes that were sealed, under the day's lock."""
+    row = require(connection, key)
+    latest = find_latest(connection, key.client_guid, key.snapshot_date)
+    if row.state == DeliveryState.RUNNING:
+        raise LeaseHeld(f"{describe(key)}: another run is at this delivery")
+    if row.state != DeliveryState.DELIVERED or latest is None or latest.id != row.id:
+        raise UsageError(f"{describe(key)} is {row.state}; only what was delivered is sent again")
+    if row.pruned_at is not None:
+        raise UsageError(
+            f"the sealed files of {describe(key)} were dropped after `retention_days`; "
+            "`mxdeliver resend --rebuild` builds the day again from the source"
+        )
+    connection.execute(
+        update(files).where(files.c.delivery_id == row.id).values(state=FileStage.SEALED.value)
+    )
+    _wait(connection, row, now=now, deadline=None)
+    write_down(connection, key, now=now, who=who, what="resend")
+
+
+def prunable(connection: Connection, *, before: datetime) -> Sequence[Row[Any]]:
+    """Give sealed deliveries that came to their end before then, or whose place was taken."""
+    ended = deliveries.c.state.in_([DeliveryState.DELIVERED.value, DeliveryState.FAILED.value])
+    return connection.execute(
+        select(deliveries)
+        .where(
+            deliveries.c.sealed,
+            deliveries.c.pruned_at.is_(None),
+            deliveries.c.changed_at < before,
+            (ended | ~is_latest) & (deliveries.c.state != DeliveryState.RUNNING.value),
+        )
+        .order_by(deliveries.c.snapshot_date, deliveries.c.client_guid, deliveries.c.revision)
+    ).all()
+
+
+def mark_pruned(connection: Connection, key: DeliveryKey, *, now: datetime) -> None:
+    """Write down that the delivery's sealed files are gone."""
+    connection.execute(
+        update(deliveries)
+        .where(deliveries.c.id == require(connection, key).id)
+        .values(pruned_at=now)
+    )

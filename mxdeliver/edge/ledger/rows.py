@@ -1,0 +1,307 @@
+"""Rows of the ledger as values, and the questions that several of its parts ask."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, delete, exists, insert, select
+
+from mxdeliver.core.calendar import SnapshotDate
+from mxdeliver.core.model import (
+    Artifact,
+    Attempt,
+    Bundle,
+    Delivery,
+    DeliveryKey,
+    DeliveryState,
+    Outcome,
+)
+from mxdeliver.core.naming import parse_file_name
+from mxdeliver.edge.ledger.tables import attempts, deliveries, files, history, temporaries
+
+
+class FileStage(StrEnum):
+    """How far one file of a sealed delivery has come."""
+
+    SEALED = "sealed"
+    UPLOADING = "uploading"
+    PUBLISHING = "publishing"
+    PUBLISHED = "published"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishEvidence:
+    """What shows that a file lies whole under its name: how well it was checked, and with whom."""
+
+    level: str
+    size: int
+    outcome: str
+    address: str
+    host_key: str
+    server: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileState:
+    """One file: its stage, the temporary name of its latest upload, and those of earlier ones."""
+
+    name: str
+    state: FileStage
+    temporary: str | None = None
+    earlier_temporaries: tuple[str, ...] = ()
+    evidence: PublishEvidence | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryEntry:
+    """What a person asked for, and who."""
+
+    at: datetime
+    who: str
+    what: str
+    key: DeliveryKey
+
+
+_newer = deliveries.alias("newer")
+is_latest = ~exists().where(
+    _newer.c.client_guid == deliveries.c.client_guid,
+    _newer.c.snapshot_date == deliveries.c.snapshot_date,
+    _newer.c.revision > deliveries.c.revision,
+)
+"""True for the latest revision of a client's day: the only one that is ever due."""
+
+
+def key_of(row: Row[Any]) -> DeliveryKey:
+    """Give the key of a row of `deliveries`."""
+    return DeliveryKey(
+        client_guid=row.client_guid, snapshot_date=row.snapshot_date, revision=row.revision
+    )
+
+
+def delivery_of(row: Row[Any]) -> Delivery:
+    """Give a row of `deliveries` as a value."""
+    return Delivery(
+        key=key_of(row),
+        state=DeliveryState(row.state),
+        due_at=row.due_at,
+        not_before=row.not_before,
+        deadline=row.deadline,
+        attempts=row.attempts,
+        sealed=row.sealed,
+        delivered_at=row.delivered_at,
+        changed_at=row.changed_at,
+        error_code=row.error_code,
+        error=row.error,
+        files=row.files,
+        records=row.records,
+        bytes=row.bytes,
+        fingerprint=row.fingerprint,
+    )
+
+
+def find(connection: Connection, key: DeliveryKey) -> Row[Any] | None:
+    """Give the delivery's row, or None."""
+    return connection.execute(
+        select(deliveries).where(
+            deliveries.c.client_guid == key.client_guid,
+            deliveries.c.snapshot_date == key.snapshot_date,
+            deliveries.c.revision == key.revision,
+        )
+    ).one_or_none()
+
+
+def require(connection: Connection, key: DeliveryKey) -> Row[Any]:
+    """Give the delivery's row; LookupError where the ledger does not know it."""
+    row = find(connection, key)
+    if row is None:
+        raise LookupError(f"the ledger has no {describe(key)}")
+    return row
+
+
+def find_latest(connection: Connection, client_guid: str, day: SnapshotDate) -> Row[Any] | None:
+    """Give the row of the day's latest revision, or None."""
+    return connection.execute(
+        select(deliveries)
+        .where(deliveries.c.client_guid == client_guid, deliveries.c.snapshot_date == day)
+        .order_by(deliveries.c.revision.desc())
+        .limit(1)
+    ).one_or_none()
+
+
+def describe(key: DeliveryKey) -> str:
+    """Name a delivery for people."""
+    revision = f" (revision {key.revision})" if key.revision > 1 else ""
+    return f"{key.client_guid} {key.snapshot_date.isoformat()}{revision}"
+
+
+def new_row(
+    key: DeliveryKey, *, now: datetime, due: datetime, requested: bool, **others: object
+) -> dict[str, object]:
+    """Give the values of a delivery that nothing has been done for yet."""
+    return {
+        "client_guid": key.client_guid,
+        "snapshot_date": key.snapshot_date,
+        "revision": key.revision,
+        "state": DeliveryState.WAITING.value,
+        "due_at": due,
+        "not_before": None,
+        "deadline": None,
+        "requested": requested,
+        "token": 0,
+        "attempts": 0,
+        "sealed": False,
+        "files": 0,
+        "records": 0,
+        "bytes": 0,
+        "changed_at": now,
+        "error_code": None,
+        "error": None,
+        **others,
+    }
+
+
+def write_down(
+    connection: Connection, key: DeliveryKey, *, now: datetime, who: str, what: str
+) -> None:
+    """Add to the history what somebody asked for."""
+    connection.execute(
+        insert(history).values(
+            at=now,
+            who=who,
+            what=what,
+            client_guid=key.client_guid,
+            snapshot_date=key.snapshot_date,
+            revision=key.revision,
+        )
+    )
+
+
+def _of_the_day(row: Row[Any]) -> ColumnElement[bool]:
+    """Hold for temporary names of any revision of the row's day, at the same destination."""
+    same_day = select(deliveries.c.id).where(
+        deliveries.c.client_guid == row.client_guid,
+        deliveries.c.snapshot_date == row.snapshot_date,
+        deliveries.c.destination == row.destination,
+    )
+    return temporaries.c.delivery_id.in_(same_day)
+
+
+def temporaries_of(connection: Connection, row: Row[Any]) -> list[str]:
+    """Give the temporary names of the day that are not known to be gone."""
+    found = select(temporaries.c.name).where(_of_the_day(row)).order_by(temporaries.c.id)
+    return list(connection.scalars(found))
+
+
+def forget_temporaries(connection: Connection, row: Row[Any], names: Iterable[str]) -> None:
+    """Drop temporary names of the day that are known to be gone from the server."""
+    for name in names:
+        connection.execute(delete(temporaries).where(_of_the_day(row), temporaries.c.name == name))
+
+
+def file_states(connection: Connection, delivery_id: int) -> dict[str, FileState]:
+    """Give the delivery's files in the order of sending, by name."""
+    given: dict[str, list[str]] = {}
+    for row in connection.execute(
+        select(temporaries)
+        .where(temporaries.c.delivery_id == delivery_id)
+        .order_by(temporaries.c.id)
+    ):
+        given.setdefault(row.final_name, []).append(row.name)
+    return {
+        row.name: FileState(
+            name=row.name,
+            state=FileStage(row.state),
+            temporary=row.temporary,
+            earlier_temporaries=tuple(
+                name for name in given.get(row.name, ()) if name != row.temporary
+            ),
+            evidence=_evidence_of(row),
+        )
+        for row in file_rows(connection, delivery_id)
+    }
+
+
+def file_rows(connection: Connection, delivery_id: int) -> Sequence[Row[Any]]:
+    """Give the rows of the delivery's files in the order of sending."""
+    return connection.execute(
+        select(files).where(files.c.delivery_id == delivery_id).order_by(files.c.place)
+    ).all()
+
+
+def _evidence_of(row: Row[Any]) -> PublishEvidence | None:
+    if row.level is None:
+        return None
+    return PublishEvidence(
+        level=row.level,
+        size=row.published_size,
+        outcome=row.outcome,
+        address=row.address,
+        host_key=row.host_key,
+        server=row.server,
+    )
+
+
+def file_values(delivery_id: int, bundle: Bundle) -> list[dict[str, object]]:
+    """Give the rows of a sealed bundle's files."""
+    return [
+        {
+            "delivery_id": delivery_id,
+            "name": artifact.name,
+            "place": place,
+            "record_count": artifact.record_count,
+            "file_size": artifact.file_size,
+            "checksum": artifact.checksum,
+            "encrypted_file_size": artifact.encrypted_file_size,
+            "encrypted_checksum": artifact.encrypted_checksum,
+            "state": FileStage.SEALED.value,
+        }
+        for place, artifact in enumerate(bundle.files)
+    ]
+
+
+def bundle_of(connection: Connection, row: Row[Any]) -> Bundle | None:
+    """Give the sealed bundle of a row of `deliveries`; None before the seal."""
+    if not row.sealed:
+        return None
+    artifacts = [
+        Artifact(
+            identity=parse_file_name(file.name),
+            name=file.name,
+            record_count=file.record_count,
+            file_size=file.file_size,
+            checksum=file.checksum,
+            encrypted_file_size=file.encrypted_file_size,
+            encrypted_checksum=file.encrypted_checksum,
+        )
+        for file in file_rows(connection, row.id)
+    ]
+    return Bundle(
+        key=key_of(row),
+        artifacts=tuple(artifacts[:-1]),
+        manifest=artifacts[-1],
+        key_fingerprints=tuple(json.loads(row.key_fingerprints)),
+    )
+
+
+def attempts_of(connection: Connection, delivery_id: int) -> list[Attempt]:
+    """Give the delivery's attempts that came to an end, first to last."""
+    rows = connection.execute(
+        select(attempts)
+        .where(attempts.c.delivery_id == delivery_id, attempts.c.ended_at.is_not(None))
+        .order_by(attempts.c.number)
+    )
+    return [
+        Attempt(
+            number=row.number,
+            started_at=row.started_at,
+            ended_at=row.ended_at,
+            outcome=Outcome(row.outcome),
+            error_code=row.error_code,
+        )
+        for row in rows
+    ]

@@ -1,0 +1,40 @@
+"""SFTP to a client's server: proven address and host key, every answer looked at, nothing replaced.
+
+address         one resolution, allowed addresses, a socket that gives up on a dead peer
+watchdog        ends whatever takes too long
+transport       paramiko's encrypted transport, bounded and restricted
+handshake       key exchange until a pinned host key is shown; scanning host keys
+authentication  each credential at most once
+engine          SFTP version 3, many requests under way at once
+upload          many files to temporary names
+publish         temporary names to final names
+session         what the rest of the program uses
+"""
+
+from mxdeliver.edge.sftp.model import (
+    Credentials,
+    Evidence,
+    Limits,
+    Move,
+    PeerFacts,
+    RemoteAttributes,
+    RenameOutcome,
+    ScannedHostKey,
+    Upload,
+)
+from mxdeliver.edge.sftp.session import Session, connect, scan_host_keys
+
+__all__ = [
+    "Credentials",
+    "Evidence",
+    "Limits",
+    "Move",
+    "PeerFacts",
+    "RemoteAttributes",
+    "RenameOutcome",
+    "ScannedHostKey",
+    "Session",
+    "Upload",
+    "connect",
+    "scan_host_keys",
+]

@@ -1,0 +1,352 @@
+"""A logged-in session on a client's server: what push does with it, and nothing else.
+
+Foreign exceptions end here: whatever paramiko or the socket raises becomes the watchdog's verdict
+(Stalled, StopRequested) or ConnectionLost.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import date
+
+from paramiko import Channel, ChannelException, SSHException
+
+from mxdeliver.core.errors import (
+    ConnectionLost,
+    MxdeliverError,
+    RemoteDirectoryMissing,
+    RemoteVerify,
+    SessionLimit,
+    SftpUnavailable,
+    Stalled,
+    StopRequested,
+)
+from mxdeliver.core.model import Endpoint
+from mxdeliver.edge.sftp.address import Networks, Resolver, system_resolver
+from mxdeliver.edge.sftp.attributes import unpack
+from mxdeliver.edge.sftp.authentication import authenticate
+from mxdeliver.edge.sftp.engine import DEFAULT_PIECE, Engine, Kind, Reply, Status, read_string, text
+from mxdeliver.edge.sftp.failures import failure
+from mxdeliver.edge.sftp.handshake import Connection, dialler, pinned_connection, scanned
+from mxdeliver.edge.sftp.model import (
+    Credentials,
+    Evidence,
+    Limits,
+    Move,
+    PeerFacts,
+    RemoteAttributes,
+    RenameOutcome,
+    ScannedHostKey,
+    Upload,
+)
+from mxdeliver.edge.sftp.publish import Publisher
+from mxdeliver.edge.sftp.transport import key_sha256
+from mxdeliver.edge.sftp.upload import Uploader
+
+_READS_UNDER_WAY = 32
+_READ_ONLY = 0x01
+_STATVFS = "statvfs@openssh.com"
+_LEAST_FREE_BYTES = 1024 * 1024
+_LOOK_AGAIN_AFTER = (0.1, 0.4, 1.5)
+
+
+def _never() -> bool:
+    return False
+
+
+@contextmanager
+def connect(
+    endpoint: Endpoint,
+    credentials: Credentials,
+    *,
+    today: date,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    resolve: Resolver = system_resolver,
+    stop: Callable[[], bool] = _never,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Session]:
+    """Open a session; nothing but a handshake is sent before address and host key are proven.
+
+    `today` decides which pins still count. Raises PortNotAllowed, DnsFailed, AddressNotAllowed,
+    ConnectTimeout, ConnectRefused, NetworkUnreachable, SshBanner, SshAlgorithmMismatch,
+    HostKeyMismatch, AuthFailed, AuthMethod, AuthChangeRequired, SecretMissing, SessionLimit,
+    SftpUnavailable, ConnectionLost, Stalled, StopRequested.
+    """
+    to = dialler(
+        endpoint.host,
+        endpoint.port,
+        endpoint.allowed_ips,
+        limits=limits,
+        resolve=resolve,
+        stop=stop,
+    )
+    with pinned_connection(to, endpoint, today) as connection:
+        authenticate(connection, endpoint.username, credentials, seconds=limits.authentication)
+        connection.transport.set_keepalive(round(limits.keepalive))
+        engine = _start_sftp(connection, limits)
+        yield Session(connection, engine, endpoint, limits=limits, sleep=sleep)
+
+
+def scan_host_keys(
+    host: str,
+    port: int,
+    *,
+    allowed_ips: Networks | None = None,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    resolve: Resolver = system_resolver,
+    stop: Callable[[], bool] = _never,
+) -> tuple[ScannedHostKey, ...]:
+    """Give every host key that the server shows; no user name or credential is sent."""
+    to = dialler(host, port, allowed_ips, limits=limits, resolve=resolve, stop=stop)
+    return scanned(to)
+
+
+def _start_sftp(connection: Connection, limits: Limits) -> Engine:
+    place, seconds = connection.place, limits.session
+
+    def late() -> MxdeliverError:
+        return SftpUnavailable(f"{place} did not start SFTP within {seconds:g} s")
+
+    with _mapped(connection), connection.watchdog.limit(seconds, late):
+        engine = Engine(_open_channel(connection, seconds), connection.watchdog, place)
+        engine.start()
+    return engine
+
+
+def _open_channel(connection: Connection, seconds: float) -> Channel:
+    place = connection.place
+    try:
+        channel = connection.transport.open_session(timeout=seconds)
+    except ChannelException as error:
+        raise SessionLimit(f"{place} opens no session: {error.text}") from error
+    try:
+        channel.invoke_subsystem("sftp")
+    except SSHException as error:
+        if connection.watchdog.failure is not None:
+            raise
+        raise SftpUnavailable(f"{place} refuses the sftp subsystem") from error
+    return channel
+
+
+@contextmanager
+def _mapped(connection: Connection) -> Iterator[None]:
+    try:
+        yield
+    except (SSHException, OSError, EOFError) as error:
+        if connection.watchdog.failure is not None:
+            raise connection.watchdog.failure from error
+        raise ConnectionLost(f"the connection to {connection.place} broke") from error
+    except struct.error as error:
+        raise ConnectionLost(f"{connection.place} sent a packet cut short") from error
+
+
+class Session:
+    """An open SFTP session; used by one thread. Every method may raise ConnectionLost and Stalled."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        engine: Engine,
+        endpoint: Endpoint,
+        *,
+        limits: Limits,
+        sleep: Callable[[float], None],
+    ) -> None:
+        self._connection = connection
+        self._engine = engine
+        self._endpoint = endpoint
+        self._limits = limits
+        self._sleep = sleep
+        self._place = connection.place
+        self.facts = PeerFacts(
+            address=str(connection.address),
+            port=endpoint.port,
+            host_key=key_sha256(connection.host_key),
+            server=connection.transport.remote_version,
+            extensions=frozenset(engine.extensions),
+        )
+
+    def check_directory(self) -> None:
+        """Raise RemoteDirectoryMissing unless the directory is there, or cannot be looked at."""
+        directory = self._endpoint.directory or "."
+        with self._bounded(self._limits.request):
+            reply = self._engine.call(Kind.STAT, text(directory.encode()))
+            is_other = reply.kind == Kind.ATTRS and not unpack(reply.body).is_directory
+        if reply.status == Status.NO_SUCH_FILE:
+            raise RemoteDirectoryMissing(f"{directory} does not exist on {self._place}")
+        if is_other:
+            raise RemoteDirectoryMissing(f"{directory} on {self._place} is not a directory")
+
+    def attributes(self, names: Sequence[str]) -> dict[str, RemoteAttributes | None]:
+        """Look at `names` without following links, all at once; None where there is nothing."""
+        with self._bounded(self._limits.request):
+            replies = self._engine.call_all(
+                (Kind.LSTAT, text(self._path(name).encode())) for name in names
+            )
+            return {
+                name: self._seen(name, reply) for name, reply in zip(names, replies, strict=True)
+            }
+
+    def upload(
+        self, uploads: Sequence[Upload], progress: Callable[[int], None] | None = None
+    ) -> dict[str, Evidence]:
+        """Send all files to their temporary names, at once; gives the evidence by final name.
+
+        `progress` is told how many bytes were acknowledged. On any error the temporary files that
+        were created are removed as far as possible. Raises RemoteFull, RemoteDenied,
+        RemoteDirectoryMissing, RemoteName, RemoteFailure, RemoteVerify, SpoolCorrupt, SpoolIO,
+        StopRequested.
+        """
+        with self._bounded(self._limits.no_progress):
+            Uploader(
+                self._engine,
+                [(upload, self._path(upload.temporary)) for upload in uploads],
+                open_files=self._endpoint.open_files,
+                place=self._place,
+                is_full=self._is_full,
+                stop_requested=self._connection.watchdog.stop_requested,
+                progress=progress,
+            ).run()
+        try:
+            return self._verify(uploads)
+        except MxdeliverError:
+            with suppress(ConnectionLost, Stalled, StopRequested):
+                self.remove([upload.temporary for upload in uploads])
+            raise
+
+    def rename(self, moves: Sequence[Move]) -> dict[str, RenameOutcome]:
+        """Make files appear under their final names, all at once, never replacing anything.
+
+        Raises RemoteConflict, RemoteDenied, RemoteVerify, RemoteFull, RemoteFailure, RemoteName;
+        StopRequested before anything was renamed.
+        """
+        if self._connection.watchdog.stop_requested():
+            raise StopRequested("stopped before files were renamed")
+        with self._bounded(self._limits.request):
+            return Publisher(
+                self._engine,
+                path=self._path,
+                attributes=self.attributes,
+                read=self.read,
+                place=self._place,
+                sleep=self._sleep,
+            ).run(moves)
+
+    def remove(self, names: Sequence[str]) -> dict[str, bool]:
+        """Remove files as far as possible, all at once; tells which names are free now."""
+        with self._bounded(self._limits.request):
+            replies = self._engine.call_all(
+                (Kind.REMOVE, text(self._path(name).encode())) for name in names
+            )
+        gone = {Status.OK, Status.NO_SUCH_FILE}
+        return {name: reply.status in gone for name, reply in zip(names, replies, strict=True)}
+
+    def read(self, name: str, size_limit: int) -> Iterator[bytes]:
+        """Give a file's first `size_limit` bytes in pieces; RemoteDenied, RemoteFailure."""
+        path = self._path(name)
+        with self._bounded(self._limits.request):
+            body = text(path.encode()) + struct.pack(">II", _READ_ONLY, 0)
+            opened = self._engine.call(Kind.OPEN, body)
+            if opened.kind != Kind.HANDLE:
+                raise failure(opened, "opening", path, self._place)
+            handle, _ = read_string(opened.body)
+        try:
+            yield from self._pieces(handle, path, size_limit)
+        finally:
+            with self._bounded(self._limits.request):
+                self._engine.call(Kind.CLOSE, text(handle))
+
+    # -- details -----------------------------------------------------------------------------------
+
+    def _path(self, name: str) -> str:
+        directory = self._endpoint.directory
+        if not directory:
+            return name
+        return f"{directory}{name}" if directory.endswith("/") else f"{directory}/{name}"
+
+    @contextmanager
+    def _bounded(self, seconds: float) -> Iterator[None]:
+        """Bound each wait for an answer, and map what paramiko and the socket raise."""
+
+        def late() -> MxdeliverError:
+            return Stalled(f"{self._place} acknowledged nothing for {seconds:g} s")
+
+        watchdog = self._connection.watchdog
+        with _mapped(self._connection), watchdog.limit(seconds, late, patience=self._limits.stop):
+            yield
+
+    def _seen(self, name: str, reply: Reply) -> RemoteAttributes | None:
+        if reply.kind == Kind.ATTRS:
+            attributes = unpack(reply.body)
+            return RemoteAttributes(size=attributes.size, is_regular=attributes.is_regular)
+        if reply.status == Status.NO_SUCH_FILE:
+            return None
+        if reply.status in {Status.PERMISSION_DENIED, Status.UNSUPPORTED}:
+            return RemoteAttributes(size=None, is_regular=True, denied=True)
+        raise failure(reply, "looking at", self._path(name), self._place)
+
+    def _verify(self, uploads: Sequence[Upload]) -> dict[str, Evidence]:
+        """Compare sizes where the server tells them; one that a sweeper took counts as acknowledged."""
+        evidence: dict[str, Evidence] = {}
+        waiting = list(uploads)
+        for pause in (*_LOOK_AGAIN_AFTER, None):
+            found = self.attributes([upload.temporary for upload in waiting])
+            for upload in waiting:
+                seen = found[upload.temporary]
+                if seen is None or seen.size is None:
+                    evidence[upload.name] = Evidence(level="ack", size=upload.size)
+                elif seen.size == upload.size and seen.is_regular:
+                    evidence[upload.name] = Evidence(level="size", size=upload.size)
+            waiting = [upload for upload in waiting if upload.name not in evidence]
+            if not waiting:
+                return evidence
+            if pause is not None:
+                self._sleep(pause)
+        seen = found[waiting[0].temporary]
+        raise RemoteVerify(
+            f"{self._path(waiting[0].temporary)} on {self._place} has {seen.size if seen else 'no'} "
+            f"bytes instead of {waiting[0].size}"
+        )
+
+    def _is_full(self) -> bool:
+        """Ask for free space where the server tells it (OpenSSH's extension)."""
+        if _STATVFS not in self._engine.extensions:
+            return False
+        path = self._endpoint.directory or "."
+        reply = self._engine.call(Kind.EXTENDED, text(_STATVFS.encode()) + text(path.encode()))
+        if reply.kind != Kind.EXTENDED_REPLY or len(reply.body) < 40:
+            return False
+        _, fragment, _, _, available = struct.unpack_from(">QQQQQ", reply.body)
+        return bool(fragment * available < _LEAST_FREE_BYTES)
+
+    def _pieces(self, handle: bytes, path: str, size_limit: int) -> Iterator[bytes]:
+        offset = 0
+        while offset < size_limit:
+            ahead = range(
+                offset, min(size_limit, offset + _READS_UNDER_WAY * DEFAULT_PIECE), DEFAULT_PIECE
+            )
+            with self._bounded(self._limits.request):
+                replies = self._engine.call_all(
+                    (
+                        Kind.READ,
+                        text(handle)
+                        + struct.pack(">QI", start, min(DEFAULT_PIECE, size_limit - start)),
+                    )
+                    for start in ahead
+                )
+            for start, reply in zip(ahead, replies, strict=True):
+                if reply.status == Status.EOF:
+                    return
+                if reply.kind != Kind.DATA:
+                    raise failure(reply, "reading", path, self._place)
+                with _mapped(self._connection):
+                    data, _ = read_string(reply.body)
+                if not data:
+                    return
+                offset += len(data)
+                yield data
+                if offset < min(start + DEFAULT_PIECE, size_limit):
+                    break  # shorter than asked for: the rest is asked for again

@@ -1,0 +1,220 @@
+"""paramiko's encrypted transport, bounded and restricted; nothing of ours is sent before a handshake.
+
+What paramiko leaves open and is closed here: a banner without end, a packet of any length, a timer
+thread that outlives a failed handshake, a login request whose answer arrives before anybody waits
+for it, a password change request taken for an illegal message, and exceptions of any class.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import socket
+from dataclasses import dataclass
+from hashlib import sha256
+from threading import Event
+from typing import Any
+
+from paramiko import Message, SSHException
+from paramiko.auth_handler import AuthOnlyHandler
+from paramiko.common import cMSG_SERVICE_REQUEST, cMSG_USERAUTH_REQUEST
+from paramiko.packet import Packetizer
+from paramiko.pkey import PKey
+from paramiko.transport import ServiceRequestingTransport
+
+from mxdeliver.core.errors import peer_text
+
+KEY_EXCHANGES = (
+    "mlkem768x25519-sha256",
+    "curve25519-sha256@libssh.org",
+    "ecdh-sha2-nistp256",
+    "ecdh-sha2-nistp384",
+    "ecdh-sha2-nistp521",
+    "diffie-hellman-group16-sha512",
+    "diffie-hellman-group14-sha256",
+    "diffie-hellman-group-exchange-sha256",
+)
+HOST_KEY_ALGORITHMS = (
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "rsa-sha2-512",
+    "rsa-sha2-256",
+)
+CIPHERS = ("aes256-gcm@openssh.com", "aes128-gcm@openssh.com", "aes256-ctr", "aes128-ctr")
+MACS = (
+    "hmac-sha2-256-etm@openssh.com",
+    "hmac-sha2-512-etm@openssh.com",
+    "hmac-sha2-256",
+    "hmac-sha2-512",
+)
+
+_MOST_BANNER_BYTES = 16 * 1024
+_MOST_PACKET_BYTES = 512 * 1024
+_SOON = 0.1
+
+
+def quiet_paramiko() -> None:
+    """Keep paramiko's own log from standard error: its lines hold peers' words and user names."""
+    logger = logging.getLogger("paramiko")
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+
+
+class _BoundedPacketizer(Packetizer):
+    """Reads no more than a peer may send, and keeps the beginning of what it said."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__(connection)
+        self.preamble = bytearray()
+
+    def _read_timeout(self, timeout: float) -> bytes:
+        data: bytes = super()._read_timeout(timeout)  # type: ignore[misc] # not in the stubs
+        self.preamble += data
+        if len(self.preamble) > _MOST_BANNER_BYTES:
+            raise SSHException("banner without end")
+        return data
+
+    def read_all(self, n: int, check_rekey: bool = False) -> bytes:
+        """Read `n` bytes; SSHException where the peer announces an absurd packet."""
+        if n > _MOST_PACKET_BYTES:
+            raise SSHException(f"packet of {n} bytes")
+        return super().read_all(n, check_rekey)
+
+    def start_handshake(self, timeout: float) -> None:
+        """Start no timer: the watchdog bounds the handshake."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoginReply:
+    """The server's answer to one login request."""
+
+    success: bool = False
+    methods: tuple[str, ...] = ()
+    partial: bool = False
+    change_required: bool = False
+
+
+class LoginHandler(AuthOnlyHandler):
+    """Sends one login request at a time and gives the server's answer to it."""
+
+    reply: LoginReply | None = None
+
+    def send_auth_request(  # type: ignore[override] # an answer instead of lists and exceptions
+        self, username: str, method: str, finish_message: Any = None
+    ) -> LoginReply:
+        """Ask to log in by `method`; SSHException or EOFError where no answer comes."""
+        self.auth_method = method
+        self.username = username
+        self.reply = None
+        self.auth_event = answered = Event()
+        message = Message()
+        message.add_byte(cMSG_USERAUTH_REQUEST)
+        for text in (username, "ssh-connection", method):
+            message.add_string(text)
+        if finish_message is not None:
+            finish_message(message)
+        with self.transport.lock:
+            self.transport._send_message(message)  # type: ignore[attr-defined] # noqa: SLF001 - paramiko has no public way
+        self.transport.wait_for(answered)  # type: ignore[attr-defined] # ours, see below
+        if self.is_authenticated():
+            return LoginReply(success=True)
+        if self.reply is None:
+            raise self.transport.get_exception() or EOFError
+        return self.reply
+
+    def _parse_userauth_failure(self, message: Message) -> None:
+        methods = tuple(message.get_list())
+        self.reply = LoginReply(methods=methods, partial=message.get_boolean())
+        self.authenticated = False
+        self._answer()
+
+    def _parse_userauth_info_request(self, message: Message) -> None:
+        # SSH_MSG_USERAUTH_PASSWD_CHANGEREQ has the same number, 60 (RFC 4252 section 8)
+        if self.auth_method == "password":
+            self.reply = LoginReply(change_required=True)
+            self._answer()
+        else:
+            super()._parse_userauth_info_request(message)  # type: ignore[misc] # not in the stubs
+
+    def _answer(self) -> None:
+        if self.auth_event is not None:
+            self.auth_event.set()
+
+
+class PeerTransport(ServiceRequestingTransport):
+    """One connection to one server, restricted to algorithms that are considered safe."""
+
+    def __init__(
+        self, connection: socket.socket, host_key_algorithms: tuple[str, ...] = HOST_KEY_ALGORITHMS
+    ) -> None:
+        quiet_paramiko()
+        super().__init__(connection, packetizer_class=_BoundedPacketizer)
+        options = self.get_security_options()
+        options.kex = [name for name in KEY_EXCHANGES if name in self._kex_info]  # type: ignore[attr-defined] # not in the stubs
+        options.ciphers = CIPHERS
+        options.digests = MACS
+        options.key_types = host_key_algorithms
+        self.offered: dict[str, list[str]] = {}
+        self.disconnected: tuple[int, str] | None = None
+        self._service_accepted = Event()
+
+    @property
+    def preamble(self) -> str:
+        """What the server said before or instead of its SSH version, escaped and cut short."""
+        return peer_text(bytes(self.packetizer.preamble).strip())  # type: ignore[attr-defined] # ours
+
+    def get_exception(self) -> Exception | None:
+        """Give what ended the transport; whatever else a garbled packet raised as SSHException."""
+        error = super().get_exception()
+        if error is None or isinstance(error, SSHException | OSError | EOFError):
+            return error
+        wrapped = SSHException(f"unreadable packet ({type(error).__name__})")
+        wrapped.__cause__ = error
+        return wrapped
+
+    def wait_for(self, event: Event) -> None:
+        """Wait until `event` is set or the transport has ended."""
+        while not event.wait(_SOON) and self.is_active():
+            pass
+
+    def ensure_session(self) -> None:
+        """Ask for the login service once, and wait for it no longer than the connection lives."""
+        if self._service_accepted.is_set():
+            return
+        message = Message()
+        message.add_byte(cMSG_SERVICE_REQUEST)
+        message.add_string("ssh-userauth")
+        self._send_message(message)  # type: ignore[attr-defined] # not in the stubs
+        self.wait_for(self._service_accepted)
+        if not self._service_accepted.is_set():
+            raise self.get_exception() or EOFError
+        self.auth_handler = self.get_auth_handler()
+
+    def get_auth_handler(self) -> LoginHandler:
+        """Give the handler that reports answers instead of raising."""
+        return LoginHandler(self)
+
+    def _parse_service_accept(self, message: Message) -> None:
+        super()._parse_service_accept(message)  # type: ignore[misc] # not in the stubs
+        self._service_accepted.set()
+
+    def _really_parse_kex_init(self, message: Message, **keywords: Any) -> dict[str, Any]:
+        parsed: dict[str, Any] = super()._really_parse_kex_init(message, **keywords)  # type: ignore[misc] # not in the stubs
+        if not keywords.get("ignore_first_byte"):
+            self.offered = {
+                name: list(value) for name, value in parsed.items() if isinstance(value, list)
+            }
+        return parsed
+
+    def _parse_disconnect(self, message: Message) -> None:
+        self.disconnected = (message.get_int(), peer_text(message.get_string()))
+
+
+def key_sha256(key: PKey) -> str:
+    """Give a key's fingerprint as OpenSSH prints it: `SHA256:` and unpadded base64."""
+    digest = base64.b64encode(sha256(key.asbytes()).digest()).decode()
+    return "SHA256:" + digest.rstrip("=")

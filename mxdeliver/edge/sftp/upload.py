@@ -1,0 +1,228 @@
+"""Many files to their temporary names at once, over one channel, every answer looked at.
+
+Files are opened as others close, at most as many as endpoint and server allow; their pieces follow
+as handles arrive, within a bound of bytes under way; each file is flushed and closed once all of its
+pieces are acknowledged. On any error the rest is given up, answers still under way are awaited,
+handles closed and the files created here removed.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import BinaryIO
+
+from paramiko import SSHException
+
+from mxdeliver.core.errors import (
+    ConnectionLost,
+    MxdeliverError,
+    RemoteFailure,
+    RemoteFull,
+    SpoolCorrupt,
+    SpoolIO,
+    StopRequested,
+)
+from mxdeliver.edge.sftp.engine import DEFAULT_PIECE, Engine, Kind, Reply, Status, read_string, text
+from mxdeliver.edge.sftp.failures import failure
+from mxdeliver.edge.sftp.model import Upload
+
+_BYTES_UNDER_WAY = 4 * 1024 * 1024
+_CREATE_NEW = 0x02 | 0x08 | 0x20  # WRITE, CREAT, EXCL
+_PROMPT = 2.0
+_FSYNC = "fsync@openssh.com"
+_FSYNC_REFUSED = {Status.OK, Status.UNSUPPORTED, Status.PERMISSION_DENIED}
+
+
+class _File:
+    """One file on its way."""
+
+    __slots__ = ("handle", "offset", "path", "source", "unanswered", "upload")
+
+    def __init__(self, upload: Upload, path: str) -> None:
+        self.upload = upload
+        self.path = path
+        self.handle = b""
+        self.source: BinaryIO | None = None
+        self.offset = 0
+        self.unanswered = 0
+
+    def read(self, size: int) -> bytes:
+        """Read the next piece; SpoolCorrupt where the file is not as long as it was to be."""
+        try:
+            if self.source is None:
+                self.source = self.upload.open()
+            data = self.source.read(min(size, self.upload.size - self.offset))
+        except OSError as error:
+            raise SpoolIO(f"{self.upload.name} cannot be read: {error.strerror}") from error
+        if not data:
+            raise SpoolCorrupt(
+                f"{self.upload.name} has {self.offset} bytes instead of {self.upload.size}"
+            )
+        return data
+
+    def close(self) -> None:
+        if self.source is not None:
+            self.source.close()
+
+
+class Uploader:
+    """One call of `Session.upload`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        uploads: Sequence[tuple[Upload, str]],
+        *,
+        open_files: int,
+        place: str,
+        is_full: Callable[[], bool],
+        stop_requested: Callable[[], bool],
+        progress: Callable[[int], None] | None,
+    ) -> None:
+        self._engine = engine
+        self._place = place
+        self._is_full = is_full
+        self._stop_requested = stop_requested
+        self._progress = progress
+        self._unopened = deque(_File(upload, path) for upload, path in uploads)
+        self._unfinished = len(self._unopened)
+        self._writing: deque[_File] = deque()
+        self._open_files = min(open_files, engine.most_handles or open_files)
+        self._opening = 0
+        self._held: dict[str, _File] = {}
+        self._created: list[str] = []
+        self._bytes_under_way = 0
+        self._piece = min(DEFAULT_PIECE, engine.piece)
+        self._failure: MxdeliverError | None = None
+
+    def run(self) -> None:
+        """Send everything; the files then lie complete and closed under their temporary names."""
+        try:
+            self._send_all()
+        except ConnectionLost:
+            raise
+        except MxdeliverError as error:
+            self._failure = self._failure or error
+        finally:
+            for file in self._held.values():
+                file.close()
+        if self._failure is not None:
+            with suppress(SSHException, OSError, EOFError, ConnectionLost):
+                self._give_up()
+            raise self._failure
+
+    def _send_all(self) -> None:
+        while self._unfinished and self._failure is None:
+            if self._stop_requested():
+                raise StopRequested("stopped while files were being sent")
+            self._open_more()
+            if self._writing and self._bytes_under_way < _BYTES_UNDER_WAY:
+                self._write_piece(self._writing[0])
+                self._engine.reap_ready()
+            else:
+                self._engine.reap()
+
+    # -- one file ----------------------------------------------------------------------------------
+
+    def _open_more(self) -> None:
+        while self._unopened and self._opening + len(self._held) < self._open_files:
+            file = self._unopened.popleft()
+            self._opening += 1
+            body = text(file.path.encode()) + struct.pack(">II", _CREATE_NEW, 0)
+            self._engine.send(Kind.OPEN, body, lambda reply, file=file: self._opened(file, reply))  # type: ignore[misc] # mypy cannot infer defaults of a lambda
+
+    def _opened(self, file: _File, reply: Reply) -> None:
+        self._opening -= 1
+        if reply.kind == Kind.HANDLE:
+            file.handle, _ = read_string(reply.body)
+            self._held[file.path] = file
+            self._created.append(file.path)
+            if file.upload.size:
+                self._writing.append(file)
+            else:
+                self._flush(file)
+        elif reply.status == Status.FAILURE and self._held and self._failure is None:
+            # too many open for this server: this one waits until another is closed
+            self._open_files = max(1, min(self._open_files - 1, len(self._held)))
+            self._unopened.append(file)
+        else:
+            self._fail(reply, "creating", file)
+
+    def _write_piece(self, file: _File) -> None:
+        data = file.read(self._piece)
+        size = len(data)
+        body = text(file.handle) + struct.pack(">QI", file.offset, size)
+        sent_at = time.monotonic()
+        file.offset += size
+        file.unanswered += 1
+        self._bytes_under_way += size
+        if file.offset == file.upload.size:
+            self._writing.popleft()
+        self._engine.send(
+            Kind.WRITE, body, lambda reply: self._written(file, size, sent_at, reply), data
+        )
+
+    def _written(self, file: _File, size: int, sent_at: float, reply: Reply) -> None:
+        file.unanswered -= 1
+        self._bytes_under_way -= size
+        if not reply.ok:
+            self._fail(reply, "writing", file)
+            return
+        # Large pieces only where answers come at once: on a slow line each must be small enough
+        # to be acknowledged before the connection counts as stalled.
+        prompt = time.monotonic() - sent_at < _PROMPT
+        self._piece = (
+            min(self._piece * 2, self._engine.piece)
+            if prompt
+            else min(DEFAULT_PIECE, self._engine.piece)
+        )
+        if self._progress is not None:
+            self._progress(size)
+        if file.offset == file.upload.size and not file.unanswered:
+            self._flush(file)
+
+    def _flush(self, file: _File) -> None:
+        if self._failure is not None:
+            return
+        if _FSYNC in self._engine.extensions:
+            body = text(_FSYNC.encode()) + text(file.handle)
+            self._engine.send(Kind.EXTENDED, body, lambda reply: self._flushed(file, reply))
+        else:
+            self._close(file)
+
+    def _flushed(self, file: _File, reply: Reply) -> None:
+        if reply.status in _FSYNC_REFUSED:
+            self._close(file)
+        else:
+            self._fail(reply, "flushing", file)
+
+    def _close(self, file: _File) -> None:
+        self._engine.send(Kind.CLOSE, text(file.handle), lambda reply: self._closed(file, reply))
+
+    def _closed(self, file: _File, reply: Reply) -> None:
+        del self._held[file.path]
+        file.close()
+        if reply.ok:
+            self._unfinished -= 1
+        else:
+            self._fail(reply, "closing", file)
+
+    # -- when something goes wrong -----------------------------------------------------------------
+
+    def _fail(self, reply: Reply, did: str, file: _File) -> None:
+        if self._failure is None:
+            self._failure = failure(reply, did, file.path, self._place)
+
+    def _give_up(self) -> None:
+        """Await what is under way, close handles, remove what was created here."""
+        engine = self._engine
+        while engine.under_way:
+            engine.reap()
+        if isinstance(self._failure, RemoteFailure) and self._is_full():
+            self._failure = RemoteFull(f"{self._failure}; the server's disk or quota is used up")
+        engine.call_all((Kind.CLOSE, text(file.handle)) for file in self._held.values())
+        engine.call_all((Kind.REMOVE, text(path.encode())) for path in self._created)

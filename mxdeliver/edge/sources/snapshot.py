@@ -1,0 +1,258 @@
+"""All streams of one delivery, out of one state of a DuckDB database and its files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any, cast
+
+import duckdb
+import pyarrow as pa
+
+from mxdeliver.core.calendar import Window
+from mxdeliver.core.errors import (
+    MxdeliverError,
+    NeedsPerson,
+    SourceIncomplete,
+    SourceMemory,
+    SourceSchema,
+)
+from mxdeliver.core.model import EndOfStream, EventType, Resource
+from mxdeliver.edge.sources.checked import CLIENT_COLUMN, checked, fit, missing_columns
+from mxdeliver.edge.sources.failures import FOREIGN_ERRORS, Stage, translate
+from mxdeliver.edge.sources.files import Files
+from mxdeliver.edge.sources.queries import (
+    EventTime,
+    OwnQuery,
+    Relation,
+    TimeForm,
+    needed_times,
+    quoted,
+    time_form,
+)
+from mxdeliver.edge.sources.slices import Slices, SliceSize
+
+_Key = tuple[str, EventType]
+
+
+class DuckDBSnapshot:
+    """Streams from one connection, one at a time. See `sources.Snapshot` for the contract.
+
+    The rows of a default query are compared with a count of their own from the same transaction. A
+    user's own query is not run twice: its count is that of the rows up to the reader's end, which
+    DuckDB tells apart from an error.
+    """
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        *,
+        name: str,
+        files: Files,
+        own_queries: Mapping[_Key, OwnQuery | MxdeliverError],
+        failed_views: Mapping[str, MxdeliverError],
+        batch_rows: int,
+        slice_size: SliceSize,
+    ) -> None:
+        self._connection = connection
+        self._name = name
+        self._files = files
+        self._own_queries = own_queries
+        self._failed_views = failed_views
+        self._batch_rows = batch_rows
+        self._slice_size = slice_size
+        self._relations: dict[str, Relation] = {}
+        self._counts: dict[tuple[str, str, Window], dict[EventType, int]] = {}
+        self._reader: pa.RecordBatchReader | None = None
+        self._turn = 0
+
+    def stream(
+        self, resource: Resource, event: EventType, client_guid: str, window: Window
+    ) -> Iterator[pa.RecordBatch | EndOfStream]:
+        """Yield the records of one daily file, and last EndOfStream."""
+        self._turn += 1
+        turn = self._turn
+        self.close()
+        where = self._where(resource, event)
+        own = self._own(resource, event)
+        try:
+            if own is None:
+                expected = self._count(resource, client_guid, window)[event]
+                batches = self._default_rows(resource, event, client_guid, window, expected)
+            else:
+                expected = None
+                batches = self._read(own.sql, own.values(client_guid, window), where)
+            for item in checked(batches, resource, client_guid, where, expected):
+                if isinstance(item, EndOfStream):
+                    self._files.refuse_changes()
+                yield item
+                if turn != self._turn:
+                    raise SourceIncomplete(f"{where}: another stream was begun before its end")
+        except NeedsPerson as error:
+            # a file that is being written looks like a wrong one; only its change tells them apart
+            if self._files.changed():
+                raise SourceIncomplete(
+                    f"{where}: its files changed while they were read"
+                ) from error
+            raise
+        finally:
+            if turn == self._turn:
+                self.close()
+
+    def fit(self, resource: Resource, event: EventType) -> None:
+        """Raise what stands against streaming this resource and event, reading no records."""
+        own = self._own(resource, event)
+        if own is None:
+            self._relation(resource)
+            return
+        where = self._where(resource, event)
+        values = own.values("", Window(start=0, end=0))
+        fit(resource, [name for name, _ in self._columns(own.sql, values, where)], where)
+
+    def interrupt(self) -> None:
+        """End the query that runs at this moment; see `sources.Snapshot`."""
+        self._connection.interrupt()
+
+    def close(self) -> None:
+        """End the open stream, if there is one."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _where(self, resource: Resource, event: EventType | None = None) -> str:
+        return f"source {self._name}: {resource.name}" + (f" {event}" if event else "")
+
+    def _own(self, resource: Resource, event: EventType) -> OwnQuery | None:
+        own = self._own_queries.get((resource.name, event))
+        if isinstance(own, MxdeliverError):
+            raise own
+        return own
+
+    def _default_events(self, resource: Resource) -> list[EventType]:
+        return [event for event in EventType if (resource.name, event) not in self._own_queries]
+
+    # -- default queries ---------------------------------------------------------------------------
+
+    def _default_rows(
+        self,
+        resource: Resource,
+        event: EventType,
+        client_guid: str,
+        window: Window,
+        count: int,
+    ) -> Iterator[pa.RecordBatch]:
+        if count == 0:
+            return
+        relation = self._relation(resource)
+        where = self._where(resource, event)
+        values = {"client_guid": client_guid}
+        parts = Slices(
+            window,
+            count,
+            size=self._slice_size,
+            by_second=lambda: cast(
+                "list[tuple[int, int]]",  # as `seconds` says; a copy would take some megabytes
+                self._fetch(relation.seconds(event, window), values, where),
+            ),
+        )
+        for part in parts:
+            try:
+                for batch in self._read(relation.rows(event, part), values, where):
+                    parts.weigh(batch.num_rows, batch.nbytes)
+                    yield batch
+            except SourceMemory:
+                self._begin_again(where)
+                if not parts.halve():
+                    raise
+
+    def _begin_again(self, where: str) -> None:
+        """Leave a transaction that ran out of memory; it takes no further query.
+
+        The next one sees the same: the database is attached read-only to a DuckDB that nobody else
+        uses, and files are compared before and after.
+        """
+        self.close()
+        with suppress(duckdb.Error):
+            self._connection.execute("rollback")
+        self._fetch("begin transaction read only", {}, where)
+
+    def _count(self, resource: Resource, client_guid: str, window: Window) -> dict[EventType, int]:
+        key = (resource.name, client_guid, window)
+        if key not in self._counts:
+            events = self._default_events(resource)
+            query = self._relation(resource).count(events, window)
+            rows = self._fetch(query, {"client_guid": client_guid}, self._where(resource))
+            self._counts[key] = dict(zip(events, rows[0], strict=True))
+        return self._counts[key]
+
+    def _relation(self, resource: Resource) -> Relation:
+        if resource.name not in self._relations:
+            if resource.name in self._failed_views:
+                raise self._failed_views[resource.name]
+            self._relations[resource.name] = self._look_at(resource)
+        return self._relations[resource.name]
+
+    def _look_at(self, resource: Resource) -> Relation:
+        where = self._where(resource)
+        columns = self._columns(f"from {quoted(resource.name)}", {}, where)
+        times = needed_times(self._default_events(resource))
+        wanted = [*(field.name for field in resource.fields), CLIENT_COLUMN, *times]
+        missing_columns(wanted, [name for name, _ in columns], where)
+        types = {name.casefold(): column_type for name, column_type in columns}
+        return Relation(
+            resource=resource,
+            times={name: self._event_time(resource, name, types[name]) for name in times},
+        )
+
+    def _event_time(self, resource: Resource, column: str, column_type: str) -> EventTime:
+        where = self._where(resource)
+        form = time_form(column_type)
+        if form is TimeForm.TEXT and self._fetch(
+            f"select 1 from {quoted(resource.name)} where {quoted(column)} is not null limit 1",  # noqa: S608 - quoted
+            {},
+            where,
+        ):
+            form = None
+        if form is None:
+            raise SourceSchema(
+                f"{where}: column {column} must hold Unix seconds or timestamps, it is {column_type}"
+            )
+        return EventTime(column=quoted(column), form=form)
+
+    # -- DuckDB ------------------------------------------------------------------------------------
+
+    def _columns(self, sql: str, values: Mapping[str, object], where: str) -> list[tuple[str, str]]:
+        try:
+            relation = self._connection.sql(sql, params=dict(values))
+            return list(zip(relation.columns, map(str, relation.types), strict=True))
+        except FOREIGN_ERRORS as error:
+            raise translate(error, Stage.BIND, where) from error
+
+    def _fetch(self, sql: str, values: Mapping[str, object], where: str) -> list[tuple[Any, ...]]:
+        try:
+            found: list[tuple[Any, ...]] = self._connection.execute(sql, dict(values)).fetchall()
+        except FOREIGN_ERRORS as error:
+            raise translate(error, Stage.READ, where) from error
+        return found
+
+    def _read(self, sql: str, values: Mapping[str, object], where: str) -> Iterator[pa.RecordBatch]:
+        # execute() would hold the whole result; a relation's reader holds a few batches
+        try:
+            reader = self._connection.sql(sql, params=dict(values)).to_arrow_reader(
+                self._batch_rows
+            )
+            self._reader = reader
+            batch = _next(reader)
+            while batch is not None:
+                yield batch
+                batch = _next(reader)
+        except FOREIGN_ERRORS as error:
+            raise translate(error, Stage.READ, where) from error
+        self.close()
+
+
+def _next(reader: pa.RecordBatchReader) -> pa.RecordBatch | None:
+    try:
+        return reader.read_next_batch()
+    except StopIteration:
+        return None

@@ -1,0 +1,198 @@
+"""The embedded source: a DuckDB database file, views over Parquet, CSV and JSON files, or both.
+
+DuckDB here never spills to disk, loads no extension, sees no Python variable, and reads no file but
+those that the configuration names. Each snapshot is a DuckDB of its own, in memory, with the database
+attached read-only: clients are delivered side by side, and each must see the file as it is when its
+own delivery begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+
+import duckdb
+
+from mxdeliver.core.errors import MxdeliverError
+from mxdeliver.core.model import EventType, Resource, SourceSettings
+from mxdeliver.edge.sources.failures import FOREIGN_ERRORS, Stage, translate
+from mxdeliver.edge.sources.files import Files, with_absolute_files
+from mxdeliver.edge.sources.queries import OwnQuery, quoted, vet
+from mxdeliver.edge.sources.settings import parse_options
+from mxdeliver.edge.sources.slices import SliceSize
+from mxdeliver.edge.sources.snapshot import DuckDBSnapshot
+
+BATCH_ROWS = 4096
+"""As many as are encoded at a time; more of them would only be held for longer."""
+FIRST_SLICE_ROWS = 10_000
+SLICE_SHARE = 10
+"""A slice aims at this part of the memory limit: sorting holds its values more than once, beside what
+of a file is unpacked."""
+
+_Key = tuple[str, EventType]
+
+
+class DuckDBSource:
+    """See `sources.Source` for the contract. Rows and bytes of batches and slices are for tests."""
+
+    def __init__(
+        self,
+        settings: SourceSettings,
+        *,
+        batch_rows: int = BATCH_ROWS,
+        slice_rows: int = FIRST_SLICE_ROWS,
+        slice_bytes: int | None = None,
+    ) -> None:
+        self._settings = settings
+        self._options = parse_options(settings)
+        self._batch_rows = batch_rows
+        self._slice_size = SliceSize(
+            first_rows=slice_rows, bytes=slice_bytes or self._options.memory_bytes // SLICE_SHARE
+        )
+
+    def snapshot(self) -> AbstractContextManager[DuckDBSnapshot]:
+        """Hold one state of the data, in one read transaction."""
+        return self._snapshot()
+
+    def check(self, resources: Sequence[Resource]) -> None:
+        """Raise the first of `problems`."""
+        for problem in self.problems(resources):
+            raise problem
+
+    def problems(self, resources: Sequence[Resource]) -> list[MxdeliverError]:
+        """Open the source and fit every resource's queries to its schema, reading no records."""
+        found: dict[str, MxdeliverError] = {}
+        try:
+            with self._snapshot() as snapshot:
+                for resource in resources:
+                    for event in EventType:
+                        try:
+                            snapshot.fit(resource, event)
+                        except MxdeliverError as error:
+                            found.setdefault(str(error), error)
+        except MxdeliverError as error:
+            found.setdefault(str(error), error)
+        return list(found.values())
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[DuckDBSnapshot]:
+        connection = self._connect()
+        try:
+            own_queries, views, patterns = self._read_sql(connection)
+            files = Files(
+                connection.cursor(),
+                source=self._settings.name,
+                database=self._options.database,
+                patterns=frozenset(patterns),
+            )
+            files.remember()
+            self._attach(connection)
+            failed_views = self._create_views(connection, views)
+            self._lock(connection, files)
+            snapshot = DuckDBSnapshot(
+                connection,
+                name=self._settings.name,
+                files=files,
+                own_queries=own_queries,
+                failed_views=failed_views,
+                batch_rows=self._batch_rows,
+                slice_size=self._slice_size,
+            )
+            yield snapshot
+            snapshot.close()
+            files.refuse_changes()
+        finally:
+            connection.close()
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        where = f"source {self._settings.name}"
+        try:
+            connection = duckdb.connect(
+                ":memory:",
+                config={
+                    "temp_directory": "",
+                    "memory_limit": self._options.memory_limit,
+                    "threads": str(self._options.threads),
+                    "autoinstall_known_extensions": "false",
+                    "autoload_known_extensions": "false",
+                    "python_enable_replacements": "false",
+                },
+            )
+        except FOREIGN_ERRORS as error:
+            raise translate(error, Stage.OPEN, where) from error
+        # Only icu has the setting. Without icu DuckDB knows no zone but UTC.
+        with suppress(duckdb.Error):
+            connection.execute("set TimeZone = 'UTC'")
+        return connection
+
+    def _read_sql(
+        self, connection: duckdb.DuckDBPyConnection
+    ) -> tuple[dict[_Key, OwnQuery | MxdeliverError], dict[str, str | MxdeliverError], set[str]]:
+        """Give the own queries and views with absolute file names, or what is wrong with each."""
+        patterns: set[str] = set()
+        own_queries: dict[_Key, OwnQuery | MxdeliverError] = {}
+        for resource, by_event in self._settings.queries.items():
+            for event, sql in by_event.items():
+                where = f"source {self._settings.name}: {resource} {event}"
+                try:
+                    vetted = vet(connection, sql, where)
+                    named = with_absolute_files(
+                        connection, vetted.sql, self._settings.folder, where
+                    )
+                    own_queries[resource, event] = OwnQuery(
+                        sql=named.sql, parameters=vetted.parameters
+                    )
+                    patterns.update(named.patterns)
+                except MxdeliverError as error:
+                    own_queries[resource, event] = error
+        views: dict[str, str | MxdeliverError] = {}
+        for name, expression in self._options.views.items():
+            where = f"source {self._settings.name}: view {name}"
+            try:
+                named = with_absolute_files(
+                    connection,
+                    f"select * from {expression}",  # noqa: S608 - the configuration's own SQL
+                    self._settings.folder,
+                    where,
+                )
+                views[name] = named.sql
+                patterns.update(named.patterns)
+            except MxdeliverError as error:
+                views[name] = error
+        return own_queries, views, patterns
+
+    def _attach(self, connection: duckdb.DuckDBPyConnection) -> None:
+        if self._options.database is None:
+            return
+        path = str(self._options.database)
+        try:
+            quoted_path = "'" + path.replace("'", "''") + "'"
+            connection.execute(f"attach {quoted_path} as warehouse (read_only, type duckdb)")
+            connection.execute("use warehouse")
+        except FOREIGN_ERRORS as error:
+            where = f"source {self._settings.name}: {path}"
+            raise translate(error, Stage.OPEN, where) from error
+
+    def _create_views(
+        self, connection: duckdb.DuckDBPyConnection, views: Mapping[str, str | MxdeliverError]
+    ) -> dict[str, MxdeliverError]:
+        """Create what can be created; what cannot fails the resource of that name, not the others."""
+        failed: dict[str, MxdeliverError] = {}
+        for name, sql in views.items():
+            if isinstance(sql, MxdeliverError):
+                failed[name] = sql
+                continue
+            try:
+                connection.execute(f"create temp view {quoted(name)} as {sql}")
+            except FOREIGN_ERRORS as error:
+                where = f"source {self._settings.name}: view {name}"
+                failed[name] = translate(error, Stage.VIEW, where)
+        return failed
+
+    def _lock(self, connection: duckdb.DuckDBPyConnection, files: Files) -> None:
+        try:
+            files.restrict()
+            connection.execute("set lock_configuration = true")
+            connection.execute("begin transaction read only")
+        except FOREIGN_ERRORS as error:
+            raise translate(error, Stage.OPEN, f"source {self._settings.name}") from error

@@ -1,0 +1,113 @@
+"""The ledger for people and dashboards: rows, and sentences about what will happen next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from mxdeliver.core.model import Client, Delivery, DeliveryState
+from mxdeliver.edge.ledger.planning import window_start
+
+_TROUBLED = {DeliveryState.FAILED, DeliveryState.PARKED}
+
+
+def row(delivery: Delivery, *, attempts: int = 0, seconds: float = 0.0) -> dict[str, object]:
+    """Give a delivery as `run --json` shows it; `attempts` and `seconds` are those of the run."""
+    waits = delivery.state is DeliveryState.WAITING
+    return {
+        "client_guid": delivery.key.client_guid,
+        "snapshot_date": delivery.key.snapshot_date.isoformat(),
+        "revision": delivery.key.revision,
+        "state": delivery.state.value,
+        "files": delivery.files,
+        "records": delivery.records,
+        "bytes": delivery.bytes,
+        "attempts": attempts,
+        "seconds": seconds,
+        "error_code": delivery.error_code,
+        "error": delivery.error,
+        "retry_at": timestamp(delivery.not_before) if waits else None,
+    }
+
+
+def status_row(delivery: Delivery) -> dict[str, object]:
+    """Give a delivery as `status --json` shows it; `attempts` are all that were ever made."""
+    return {
+        **row(delivery, attempts=delivery.attempts),
+        "due_at": timestamp(delivery.due_at),
+        "not_before": timestamp(delivery.not_before),
+        "deadline": timestamp(delivery.deadline),
+        "delivered_at": timestamp(delivery.delivered_at),
+    }
+
+
+def timestamp(moment: datetime | None) -> str | None:
+    """Write a moment in UTC as RFC 3339."""
+    return None if moment is None else moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def is_troubled(delivery: Delivery) -> bool:
+    """Tell whether a person should look at it."""
+    return delivery.state in _TROUBLED
+
+
+def next_step(
+    delivery: Delivery, clients: Mapping[str, Client], now: datetime, *, catch_up_days: int
+) -> str:
+    """Say what will happen by itself, or what must be done."""
+    if delivery.state is DeliveryState.DELIVERED:
+        return f"delivered {_when(delivery.delivered_at)}"
+    if delivery.state is DeliveryState.RUNNING:
+        return "under way; should its process be gone, the next run goes on with it"
+    if delivery.key.client_guid not in clients:
+        return "nothing will be tried: the configuration has no usable entry for the client"
+    if delivery.state is DeliveryState.WAITING:
+        return _what_it_waits_for(delivery, now)
+    client = clients[delivery.key.client_guid]
+    opens_by_change = delivery.state is DeliveryState.PARKED and (
+        delivery.key.snapshot_date >= window_start(client, now, catch_up_days)
+    )
+    return _what_must_be_done(delivery, _command_name(client), opens_by_change=opens_by_change)
+
+
+def _what_it_waits_for(delivery: Delivery, now: datetime) -> str:
+    moment = delivery.not_before or delivery.due_at
+    when = "by the next run" if moment <= now else f"at {_when(moment)}"
+    if delivery.error_code is None:
+        return f"will be delivered {when}"
+    return f"waits after {delivery.error_code}; will be tried again {when}"
+
+
+def _what_must_be_done(delivery: Delivery, name: str, *, opens_by_change: bool) -> str:
+    what = f"{delivery.state.value} {delivery.error_code} since {_when(delivery.changed_at)}"
+    if opens_by_change:
+        return (
+            f"{what}; nothing will be tried until "
+            f"{_what_must_change(delivery.error_code)} or `mxdeliver resume --client {name}`"
+        )
+    return (
+        f"{what}; nothing will be tried until "
+        f"`mxdeliver resume --client {name} --date {delivery.key.snapshot_date}`"
+    )
+
+
+def _command_name(client: Client) -> str:
+    if any(letter in client.name for letter in "\"'`$\\"):
+        return client.guid
+    return f'"{client.name}"' if " " in client.name else client.name
+
+
+def _what_must_change(code: str | None) -> str:
+    if code is None:
+        return "the client's configuration changes"
+    if code.startswith("AUTH_"):
+        return "the password or key changes"
+    if code.startswith("KEY_"):
+        return "the client's public key or its fingerprint changes"
+    if code.startswith("SECRET_"):
+        return "the secret changes"
+    return "the client's configuration changes"
+
+
+def _when(moment: datetime | None) -> str:
+    return "at an unknown time" if moment is None else f"{moment:%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,288 @@
+"""An SFTP server that does what a real one cannot be made to do.
+
+    with ProgrammableServer(tmp_path) as server:
+        server.hooks["write"] = fail_at(65536)          # asyncssh's operation by name
+        server.raw = garbage                            # or the subsystem's bytes by hand
+        connect(server.endpoint(), server.credentials(), today=…)
+
+A hook is called with the operation's arguments before it is carried out; it may raise one of
+asyncssh's SFTPError classes, give `SKIP` to leave the operation out and answer OK, or be a coroutine
+that waits. A hook named "after close" is called when the operation has been carried out. Login is
+by password unless `prompts` (keyboard-interactive) or `change_password` say otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import socket
+import struct
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from functools import cache, partial
+from ipaddress import ip_network
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, Self
+
+import asyncssh
+from asyncssh.sftp import SFTPServerHandler
+from asyncssh.stream import SSHReader, SSHServerStreamSession, SSHWriter
+
+from mxdeliver.core.model import Endpoint, HostKeyPin
+from mxdeliver.core.secret import Secret
+from mxdeliver.edge.sftp import Credentials
+
+SKIP = object()
+PASSWORD = "a-password-for-this-test"
+_OPERATIONS = (
+    "open", "close", "write", "read", "lstat", "stat", "fstat", "fsync", "rename", "posix_rename",
+    "remove", "statvfs",
+)  # fmt: skip
+
+
+@cache
+def _host_key() -> asyncssh.SSHKey:
+    return asyncssh.generate_private_key("ssh-ed25519")
+
+
+def fail_at(offset: int, text: str = "it went wrong") -> Callable[..., None]:
+    """Give a hook for "write" that fails for the piece beginning at `offset`."""
+
+    def hook(_file: object, at: int, _data: bytes) -> None:
+        if at == offset:
+            raise asyncssh.SFTPFailure(text)
+
+    return hook
+
+
+class ProgrammableServer:
+    """asyncssh's server in a thread of its own; a context manager."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix="programmable-", dir=tmp_path))
+        self.directory = self.root / "incoming"
+        self.directory.mkdir()
+        self.hooks: dict[str, Callable[..., Any]] = {}
+        self.operations: list[str] = []
+        """Every operation that was asked for, by name, in order."""
+        self.reply: Callable[[str, Callable[[], None]], None] | None = None
+        """Given the operation just done and a function that answers it: now, later, twice, never."""
+        self.raw: Callable[[Any, Any], Awaitable[None]] | None = None
+        """Speaks instead of the SFTP server; given asyncssh's reader and writer of bytes."""
+        self.user_names: list[str] = []
+        """Every user name that a client has sent."""
+        self.passwords: list[str] = []
+        """Every password that a client has sent."""
+        self.prompts: Sequence[Sequence[tuple[str, bool]]] | None = None
+        """Rounds of keyboard-interactive prompts; then password login is not offered."""
+        self.verdict: Callable[[ProgrammableServer], Awaitable[None]] | None = None
+        """Awaited when a password has arrived, before it is judged."""
+        self.at_name: Callable[[ProgrammableServer], Awaitable[None]] | None = None
+        """Awaited when a user name has arrived, before it is answered."""
+        self.change_password = False
+        self.offers_sftp = True
+        self.limits: asyncssh.SFTPLimits | None = None
+        """What is answered to limits@openssh.com."""
+        self.settings: dict[str, Any] = {}
+        """Further arguments for asyncssh.listen, set before entering."""
+        self.login: asyncssh.SSHServerConnection | None = None
+        self.port = 0
+        self._loop = asyncio.new_event_loop()
+        self._listening = Event()
+        self._thread = Thread(target=self._run, daemon=True)
+        self._acceptor: asyncssh.SSHAcceptor | None = None
+
+    def endpoint(self, **changes: Any) -> Endpoint:
+        """Give an endpoint that fits this server, with `changes` made to it."""
+        endpoint = Endpoint(
+            host="127.0.0.1",
+            port=self.port,
+            username="someone",
+            password=None,
+            private_key=None,
+            passphrase=None,
+            host_keys=(HostKeyPin(sha256=_host_key().get_fingerprint()),),
+            allowed_ips=(ip_network("127.0.0.1"),),
+            directory="/incoming",
+        )
+        return replace(endpoint, **changes)
+
+    def credentials(self, **changes: Any) -> Credentials:
+        """Give the right password, with `changes` made."""
+        return replace(Credentials(password=Secret(PASSWORD.encode())), **changes)
+
+    def abort(self) -> None:
+        """Reset the connection of whoever logs in at this moment; to be called by the hooks."""
+        assert self.login is not None
+        connection = self.login.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.login.abort()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._listening.wait(20)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(20)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(20)
+        self._loop.close()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._listen())
+        self._loop.run_forever()
+
+    async def _listen(self) -> None:
+        self._acceptor = await asyncssh.listen(
+            "127.0.0.1",
+            0,
+            server_host_keys=[_host_key()],
+            server_factory=lambda: _Login(self),
+            **self.settings,
+        )
+        self.port = self._acceptor.get_port()
+        self._listening.set()
+
+    async def _end(self) -> None:
+        assert self._acceptor
+        self._acceptor.close()
+        await self._acceptor.wait_closed()
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _Session(SSHServerStreamSession[bytes]):
+    """The sftp subsystem, served by us instead of by asyncssh's own choice."""
+
+    def __init__(self, server: ProgrammableServer) -> None:
+        super().__init__(None)
+        self._server = server
+
+    def subsystem_requested(self, subsystem: str) -> bool:
+        return subsystem == "sftp" and self._server.offers_sftp
+
+    def session_started(self) -> None:
+        assert self._chan is not None
+        assert self._conn is not None
+        reader, writer = SSHReader(self, self._chan), SSHWriter(self, self._chan)
+        if self._server.raw is not None:
+            self._conn.create_task(self._server.raw(reader, writer))
+            return
+        files = _Files(self._server, self._chan)
+        self._conn.create_task(_Handler(self._server, files, reader, writer).run())
+
+
+class _Handler(SFTPServerHandler):
+    def __init__(self, server: ProgrammableServer, files: _Files, reader: Any, writer: Any) -> None:
+        super().__init__(files, reader, writer, 3)
+        self._programmable = server
+        if server.limits is not None:
+            self._packet_handlers = {
+                **self._packet_handlers,
+                b"limits@openssh.com": self._tell_limits,
+            }
+
+    @staticmethod
+    async def _tell_limits(handler: SFTPServerHandler, _packet: object) -> object:
+        assert isinstance(handler, _Handler)
+        return handler._programmable.limits
+
+    def send_packet(self, pkttype: int, pktid: int | None, *args: bytes) -> None:
+        answer = partial(super().send_packet, pkttype, pktid, *args)
+        reply = self._programmable.reply
+        if reply is None or not self._programmable.operations:
+            answer()
+        else:
+            reply(self._programmable.operations[-1], answer)
+
+
+class _Login(asyncssh.SSHServer):
+    def __init__(self, server: ProgrammableServer) -> None:
+        self._server = server
+        self._rounds = 0
+        self._connection: asyncssh.SSHServerConnection | None = None
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._connection = conn
+        self._server.login = conn
+
+    def session_requested(self) -> Any:
+        assert self._connection
+        return self._connection.create_server_channel(encoding=None), _Session(self._server)
+
+    async def begin_auth(self, username: str) -> bool:
+        self._server.user_names.append(username)
+        if self._server.at_name is not None:
+            await self._server.at_name(self._server)
+        return True
+
+    def password_auth_supported(self) -> bool:
+        return self._server.prompts is None
+
+    async def validate_password(self, username: str, password: str) -> bool:
+        del username
+        self._server.passwords.append(password)
+        if self._server.verdict is not None:
+            await self._server.verdict(self._server)
+        if self._server.change_password:
+            raise asyncssh.PasswordChangeRequired("change it")
+        return password == PASSWORD
+
+    def kbdint_auth_supported(self) -> bool:
+        return self._server.prompts is not None
+
+    def get_kbdint_challenge(self, username: str, lang: str, submethods: str) -> Any:
+        del username, lang, submethods
+        return self._challenge()
+
+    async def validate_kbdint_response(self, username: str, responses: Any) -> Any:
+        del username
+        assert self._server.prompts is not None
+        self._server.passwords += responses
+        if self._server.verdict is not None:
+            await self._server.verdict(self._server)
+        self._rounds += 1
+        if self._rounds < len(self._server.prompts):
+            return self._challenge()
+        return list(responses) == [PASSWORD] or (not responses and self._rounds > 1)
+
+    def _challenge(self) -> Any:
+        assert self._server.prompts is not None
+        return "", "", "", self._server.prompts[self._rounds]
+
+
+class _Files(asyncssh.SFTPServer):
+    def __init__(self, server: ProgrammableServer, channel: Any) -> None:
+        super().__init__(channel, chroot=str(server.root).encode())
+        for name in _OPERATIONS:
+            setattr(self, name, self._hooked(server, name, getattr(super(), name)))
+
+    def _hooked(
+        self, server: ProgrammableServer, name: str, operation: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        async def carry_out(*arguments: Any) -> Any:
+            server.operations.append(name)
+            if hook := server.hooks.get(name):
+                decision = hook(*arguments)
+                if inspect.isawaitable(decision):
+                    decision = await decision
+                if decision is SKIP:
+                    return None
+                if decision is not None:
+                    return decision
+            result = operation(*arguments)
+            if inspect.isawaitable(result):
+                result = await result
+            if hook := server.hooks.get(f"after {name}"):
+                changed = hook(*arguments)
+                if inspect.isawaitable(changed):
+                    await changed
+            return result
+
+        return carry_out

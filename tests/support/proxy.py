@@ -1,0 +1,123 @@
+"""A TCP proxy on a free port of 127.0.0.1 that spoils connections on purpose.
+
+    with Proxy(server.port) as proxy:
+        endpoint = server.endpoint(port=proxy.port)
+        proxy.cut_after = 1_000_000   # bytes from the client, then both sides are reset
+        proxy.hold.set()              # nothing passes any more, in both directions, until cleared
+        proxy.one_way = 0.025         # seconds each direction is late: 50 ms of round trip
+
+Attributes may be changed at any time and count for what arrives from then on. `seen` are the bytes
+that have come from the client, over all connections.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from queue import SimpleQueue
+from threading import Event, Thread
+from typing import Self
+
+_PIECE = 64 * 1024
+
+
+class Proxy:
+    """Passes every connection on to a port of 127.0.0.1; a context manager."""
+
+    def __init__(self, target_port: int, *, one_way: float = 0) -> None:
+        self._target_port = target_port
+        self.one_way = one_way
+        self.cut_after: int | None = None
+        self.hold = Event()
+        self.spoil: Callable[[bytes, bool], bytes] | None = None
+        """Given a piece and whether it comes from the client, gives what is passed on instead."""
+        self.seen = 0
+        self.connections = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._open: list[socket.socket] = []
+        self._threads: list[Thread] = []
+        self._ended = Event()
+
+    def __enter__(self) -> Self:
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        for side in self._open:
+            with suppress(OSError):
+                side.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(10)
+        for side in (self._listener, *self._open):
+            side.close()
+
+    def cut(self) -> None:
+        """Reset every open connection."""
+        for side in self._open:
+            with suppress(OSError):
+                # closing with a lingering time of zero sends RST instead of FIN
+                side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                side.shutdown(socket.SHUT_RDWR)
+
+    def _start(self, target: Callable[..., None], *arguments: object) -> None:
+        thread = Thread(target=target, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                self.connections += 1
+                server = socket.create_connection(("127.0.0.1", self._target_port))
+                for side in (client, server):
+                    side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._open += [client, server]
+                self._pump(client, server, from_client=True)
+                self._pump(server, client, from_client=False)
+
+    def _pump(self, source: socket.socket, sink: socket.socket, *, from_client: bool) -> None:
+        late: SimpleQueue[tuple[float, bytes]] = SimpleQueue()
+        self._start(self._read, source, late, from_client)
+        self._start(self._write, sink, late)
+
+    def _read(
+        self, source: socket.socket, late: SimpleQueue[tuple[float, bytes]], from_client: bool
+    ) -> None:
+        data = b"-"
+        while data:
+            try:
+                data = source.recv(_PIECE)
+            except OSError:
+                data = b""
+            if from_client:
+                self.seen += len(data)
+                if self.cut_after is not None and self.seen >= self.cut_after:
+                    self.cut()
+                    data = b""
+            while self.hold.is_set() and not self._ended.wait(0.01):
+                pass
+            if data and self.spoil is not None:
+                data = self.spoil(data, from_client) or b""
+                if not data:
+                    data = b"-"
+                    continue
+            late.put((time.monotonic() + self.one_way, data))
+
+    def _write(self, sink: socket.socket, late: SimpleQueue[tuple[float, bytes]]) -> None:
+        with suppress(OSError):
+            while True:
+                due, data = late.get()
+                if (pause := due - time.monotonic()) > 0:
+                    time.sleep(pause)
+                if not data:
+                    sink.shutdown(socket.SHUT_WR)
+                    return
+                sink.sendall(data)

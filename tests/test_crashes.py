@@ -1,0 +1,78 @@
+"""Killed with SIGKILL at any moment and run again, a day ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+from contextlib import suppress
+from datetime import date
+
+import pytest
+
+from tests.support.deployment import Deployment, kill
+from tests.support.openssh import OpenSSHServer, wait_until
+from tests.support.proxy import Proxy
+from tests.support.warehouse import make_warehouse
+from tests.support.watcher import Watcher
+
+DAY = "2026-11-20"
+RESOURCES = ["users", "members", "accounts", "transactions", "beat"]
+LINES_OF_A_RUN = 2 + 15 + 2 + 15 + 1
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with OpenSSHServer(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, server):
+    """What the client decrypts after a run that nothing happened to."""
+    deployment = Deployment(tmp_path_factory.mktemp("undisturbed"), server)
+    party = a_day(deployment)
+    done = deployment.run("run", "--date", DAY)
+    assert done.returncode == 0, done.stderr
+    return party.decrypted()
+
+
+def a_day(deployment, **server):
+    party = deployment.add_client(resources=RESOURCES, sftp=server)
+    make_warehouse(
+        deployment.warehouse, clients=[party.guid], days=[date.fromisoformat(DAY)], rows=300
+    )
+    return party
+
+
+def lines_written(deployment):
+    path = deployment.folder / "logs/deliveries.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+@pytest.mark.parametrize("moment", range(10))
+def test_killed_at_a_random_moment_and_run_again_the_day_is_whole_once(
+    tmp_path, server, undisturbed, moment
+):
+    chance = random.Random(moment)
+    deployment = Deployment(tmp_path, server)
+    with Proxy(server.port, one_way=0.02) as proxy:
+        party = a_day(deployment, port=proxy.port)
+        with Watcher(party.directory) as watcher:
+            process = deployment.start("run", "--date", DAY)
+            after = chance.randrange(1, LINES_OF_A_RUN)
+            wait_until(
+                lambda: lines_written(deployment) >= after or process.poll() is not None,
+                f"line {after} of the log",
+            )
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(chance.random() * 0.3)
+            kill(process)
+            again = deployment.run("run", "--date", DAY)
+            assert again.returncode == 0, again.stderr
+    received = party.received()
+    assert len(received) == 16
+    # what a poller saw of each name was never anything but the whole file
+    assert watcher.sizes == {name: {len(content)} for name, content in received.items()}
+    assert "manifest" in watcher.order[-1]
+    assert party.leftovers() == []
+    assert party.decrypted() == undisturbed

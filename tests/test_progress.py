@@ -1,0 +1,71 @@
+"""On a terminal a run shows how far each delivery is; without one it is silent."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+from datetime import date
+
+import pytest
+
+from tests.support.deployment import Deployment
+from tests.support.openssh import OpenSSHServer
+from tests.support.warehouse import make_warehouse
+
+DAY = "2026-11-20"
+
+
+@pytest.fixture
+def deployment(tmp_path):
+    with OpenSSHServer(tmp_path) as server:
+        deployment = Deployment(tmp_path, server)
+        party = deployment.add_client("First Union", resources=["users", "beat"])
+        make_warehouse(
+            deployment.warehouse, clients=[party.guid], days=[date.fromisoformat(DAY)], rows=3
+        )
+        yield deployment
+
+
+def run_on_a_terminal(deployment, *arguments):
+    deployment.write()
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        deployment.command(*arguments),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while piece := os.read(ours, 65536):
+            shown += piece
+    except OSError:  # the other side was closed
+        pass
+    output, _ = process.communicate()
+    os.close(ours)
+    return process.returncode, output, shown.decode()
+
+
+def test_a_terminal_shows_each_delivery_to_its_end(deployment):
+    status, output, shown = run_on_a_terminal(deployment, "run", "--date", DAY)
+    assert (status, output) == (0, b"")
+    assert f"First Union, {DAY}" in shown
+    assert "13/13" in shown
+    assert "delivered" in shown
+
+
+def test_a_terminal_shows_what_was_parked_and_why(deployment):
+    deployment.write_secret("wrong")
+    status, _, shown = run_on_a_terminal(deployment, "run", "--date", DAY)
+    assert status == 1
+    assert "parked" in shown
+    assert "AUTH_FAILED" in shown
+
+
+def test_without_a_terminal_success_is_silent(deployment):
+    done = deployment.run("run", "--date", DAY)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == f"mxdeliver: created {deployment.folder / 'state'}\n"

@@ -1,0 +1,219 @@
+"""Stopped between any two steps of sending: nothing is lost, nothing foreign touched, no rest stays.
+
+The steps are the real ones, in this process; a crash is an exception that nothing in the program
+catches, so that what is behind it does not happen, as after SIGKILL.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from datetime import date
+from threading import Event
+
+import pytest
+
+from mxdeliver.cli import wiring
+from mxdeliver.core.calendar import SnapshotDate
+from mxdeliver.core.errors import RemoteDenied
+from mxdeliver.core.model import Outcome
+from mxdeliver.deliver import deliver, needs_new_revision
+from mxdeliver.edge.avro import load_resources
+from mxdeliver.edge.ledger import Lease, Ledger
+from mxdeliver.edge.sftp import Session
+from tests.support.deployment import Deployment, key_pair
+from tests.support.openssh import OpenSSHServer
+from tests.support.warehouse import make_warehouse
+
+DAY = SnapshotDate(2026, 11, 20)
+FILES = 4
+
+
+class CrashError(BaseException):
+    """Ends everything, as SIGKILL would."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with OpenSSHServer(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture
+def party(tmp_path, server):
+    deployment = Deployment(tmp_path, server)
+    party = deployment.add_client(resources=["users"])
+    make_warehouse(
+        deployment.warehouse, clients=[party.guid], days=[date(2026, 11, 20)], filled=["users"]
+    )
+    party.deployment = deployment
+    return party
+
+
+@contextmanager
+def site_of(party):
+    party.deployment.write()
+    configuration = wiring.load(party.deployment.config_path)
+    with wiring.open_site(
+        configuration, resources=load_resources(), run_id="test", stop=Event()
+    ) as site:
+        yield site, configuration.clients[0]
+
+
+def attempt(party):
+    """Make one attempt of the day's latest revision, or of the next one where that is needed."""
+    with site_of(party) as (site, client):
+        key = site.ledger.ensure(client, DAY, now=site.clock()).key
+        site.ledger.reopen(key, now=site.clock(), new_deadline=site.clock() + client.retry.deadline)
+        if needs_new_revision(key, client, site):
+            key = site.ledger.new_revision(client, DAY, now=site.clock())
+        return deliver(key, client, site)
+
+
+def crash(party, monkeypatch, owner, name, *, after=False, call=1):
+    """Make an attempt that ends before (or after) the `call`th call of a step."""
+    original = getattr(owner, name)
+    calls = []
+
+    def crashing(*arguments, **options):
+        calls.append(name)
+        if len(calls) < call:
+            return original(*arguments, **options)
+        if after:
+            original(*arguments, **options)
+        raise CrashError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, crashing)
+        with pytest.raises(CrashError):
+            attempt(party)
+
+
+def is_whole(party):
+    received = party.received()
+    return len(received) == FILES and party.leftovers() == []
+
+
+STEPS = [
+    (Lease, "sealed", False, 1),
+    (Lease, "sealed", True, 1),
+    (Lease, "bound_to", True, 1),
+    (Lease, "uploading", False, 1),
+    (Lease, "uploading", True, 1),
+    (Session, "upload", True, 1),
+    (Lease, "publishing", False, 1),
+    (Lease, "publishing", True, 1),
+    (Session, "rename", True, 1),
+    (Lease, "published", False, 1),
+    (Lease, "published", True, 1),
+    (Lease, "publishing", True, 2),
+    (Session, "rename", True, 2),
+    (Lease, "published", True, 2),
+    (Ledger, "forget_temporaries", False, 1),
+    (Lease, "delivered", False, 1),
+]
+
+
+@pytest.mark.parametrize(("owner", "name", "after", "call"), STEPS)
+def test_a_crash_at_each_step_is_made_up_for(party, monkeypatch, owner, name, after, call):
+    crash(party, monkeypatch, owner, name, after=after, call=call)
+    before = party.received()
+    assert attempt(party).outcome is Outcome.DELIVERED
+    assert is_whole(party)
+    assert party.received().items() >= before.items()
+
+
+def test_a_crash_before_the_rename_and_one_behind_the_removal_lose_nothing(party, monkeypatch):
+    crash(party, monkeypatch, Lease, "publishing", after=True)
+    crash(party, monkeypatch, Session, "remove", after=True)
+    assert party.received() == {}
+    assert attempt(party).outcome is Outcome.DELIVERED
+    assert is_whole(party)
+
+
+def test_files_whose_rename_was_refused_are_sent_again(party, monkeypatch):
+    def refuse(*_):
+        raise RemoteDenied("the server refuses to rename")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Session, "rename", refuse)
+        assert attempt(party).error.code == "REMOTE_DENIED"
+    for leftover in party.leftovers():
+        (party.directory / leftover).unlink()  # as the client's people would tidy up
+    with site_of(party) as (site, _):
+        site.ledger.resume(client_guid=party.guid, day=DAY, now=site.clock())
+    assert attempt(party).outcome is Outcome.DELIVERED
+    assert is_whole(party)
+
+
+@pytest.mark.parametrize(("step", "call"), [("publishing", 1), ("publishing", 2)])
+def test_what_was_sent_elsewhere_is_sent_again_when_the_directory_changed(
+    party, monkeypatch, step, call
+):
+    crash(party, monkeypatch, Lease, step, after=True, call=call)
+    other = party.deployment.add_client("Another Name").directory
+    del party.deployment.document["clients"][1]
+    party.entry["sftp"]["directory"] = str(other)
+    assert attempt(party).outcome is Outcome.DELIVERED
+    party.directory = other
+    assert is_whole(party)
+
+
+def test_temporary_files_of_an_earlier_revision_are_removed(party, monkeypatch):
+    crash(party, monkeypatch, Session, "upload", after=True)
+    assert len(party.leftovers()) == FILES
+    another = key_pair(1)
+    (party.deployment.folder / "client0.asc").write_bytes(another.public)
+    party.entry["pgp"]["fingerprint"] = another.fingerprint
+    result = attempt(party)
+    assert (result.outcome, result.key.revision) == (Outcome.DELIVERED, 2)
+    assert is_whole(party)
+
+
+def test_a_day_that_is_there_is_delivered_without_a_server(party, monkeypatch):
+    crash(party, monkeypatch, Lease, "delivered")
+    party.deployment.write_secret("wrong by now")
+    assert attempt(party).outcome is Outcome.DELIVERED
+
+
+def rebuild(party):
+    with site_of(party) as (site, client):
+        site.ledger.new_revision(client, DAY, now=site.clock())
+
+
+def test_a_rebuilt_day_takes_the_place_of_what_was_ours(party, monkeypatch):
+    party.entry["sftp"]["replace"] = "ours"
+    crash(party, monkeypatch, Session, "rename", after=True, call=2)
+    first = party.received()
+    rebuild(party)
+    crash(party, monkeypatch, Lease, "uploading", after=True)
+    assert party.received() == first  # the old day stays until the new one is uploaded
+    assert attempt(party).outcome is Outcome.DELIVERED
+    assert is_whole(party)
+    assert all(party.received()[name] != content for name, content in first.items())
+
+
+def test_a_foreign_file_of_the_same_size_is_not_taken_away(party):
+    party.entry["sftp"]["replace"] = "ours"
+    assert attempt(party).outcome is Outcome.DELIVERED
+    name = f"{party.guid}.{DAY}.users.created.avro.pgp"
+    foreign = bytes(len(party.received()[name]))
+    (party.directory / name).write_bytes(foreign)
+    rebuild(party)
+    assert attempt(party).error.code == "REMOTE_CONFLICT"
+    assert party.received()[name] == foreign
+
+
+def test_sending_a_day_again_after_a_key_change_asks_a_person(party):
+    assert attempt(party).outcome is Outcome.DELIVERED
+    first = party.received()
+    another = key_pair(1)
+    (party.deployment.folder / "client0.asc").write_bytes(another.public)
+    party.entry["pgp"]["fingerprint"] = another.fingerprint
+    with site_of(party) as (site, client):
+        key = site.ledger.latest(client.guid, DAY).key
+        site.ledger.resend(key, now=site.clock())
+        assert not needs_new_revision(key, client, site)
+        result = deliver(key, client, site)
+    assert (result.outcome, result.error.code) == (Outcome.PARKED, "KEY_FINGERPRINT")
+    assert "--rebuild" in str(result.error)
+    assert party.received() == first
