@@ -1,8 +1,9 @@
 """A day's records become a sealed bundle: Avro, SHA-256, OpenPGP, spool; then the manifest.
 
 One pass: batches go from the source through the encoder and the cipher into the spool, a bounded
-number of them under way at once, each stage in a thread of its own; plaintext is never in a file. A bundle is sealed as a whole or not at all, and only
-after the source has said of every stream that it is complete.
+number of them under way at once, each stage in a thread of its own; plaintext is never in a file.
+A bundle is sealed as a whole or not at all, and only after the source has said of every stream that
+it is complete.
 """
 
 from __future__ import annotations

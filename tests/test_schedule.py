@@ -6,9 +6,12 @@ import os
 import signal
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
+from threading import Event
 
 import pytest
 
+from mxdeliver.cli import wiring
+from mxdeliver.cli.schedule import Alarm
 from tests.support.deployment import Deployment
 from tests.support.openssh import OpenSSHServer, wait_until
 from tests.support.warehouse import make_warehouse
@@ -119,3 +122,17 @@ def test_stopped_and_started_again_it_makes_up_for_what_it_missed(tmp_path, part
     with daemon(deployment, clock), daemon(deployment, clock):
         wait_until(lambda: len(delivered(deployment)) == 4, "the days that were missed", 60)
     assert delivered(deployment) == [f"2027-03-{day}" for day in range(26, 30)]
+
+
+def test_an_alarm_asked_for_at_once_is_never_lost(caplog):
+    stop, rung = Event(), []
+
+    def wake():
+        rung.append(None)
+        if len(rung) == 300:
+            stop.set()
+        return wiring.utc_now()
+
+    Alarm(wake, stop, every=timedelta(seconds=20)).keep()
+    assert len(rung) == 300
+    assert [record.getMessage() for record in caplog.records] == []

@@ -8,6 +8,7 @@ beside it can therefore neither skip a day nor deliver one twice.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event, Lock
@@ -21,10 +22,10 @@ from mxdeliver.cli.run import carry_out, show_broken, show_troubles
 from mxdeliver.core.errors import Internal, MxdeliverError
 
 if TYPE_CHECKING:
+    from apscheduler.events import JobExecutionEvent
+
     from mxdeliver.cli.wiring import Chosen
     from mxdeliver.edge.config import Configuration
-
-_JOB = "wake"
 
 
 @click.command
@@ -54,14 +55,16 @@ def command(config_path: Path, wake_every: float) -> int:
 class Alarm:
     """Calls `wake` now, at the moments that it asks for, and after `every` at the latest.
 
-    One call at a time, in a thread of APScheduler's. The waits follow the wall clock; should that
-    be set back, `every` of monotonic time is still the longest wait.
+    One call at a time, in a thread of APScheduler's; the next one is set once APScheduler has
+    taken note that it ended, since it drops an alarm that goes off before. The waits follow the
+    wall clock; should that be set back, `every` of monotonic time is still the longest wait.
     """
 
     def __init__(
         self, wake: Callable[[], datetime | None], stop: Event, *, every: timedelta
     ) -> None:
-        from apscheduler.schedulers.background import BackgroundScheduler  # noqa: PLC0415 - see cli
+        from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_EXECUTED  # noqa: PLC0415 - see cli
+        from apscheduler.schedulers.background import BackgroundScheduler  # noqa: PLC0415
 
         self._wake = wake
         self._stop = stop
@@ -71,32 +74,37 @@ class Alarm:
             timezone=UTC,
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
         )
+        self._scheduler.add_listener(self._set_next, EVENT_JOB_EXECUTED | EVENT_JOB_ERROR)
 
     def keep(self) -> None:
         """Ring until `stop` is set and the call under way has ended."""
+        from apscheduler.jobstores.base import JobLookupError  # noqa: PLC0415 - see cli
+
         self._scheduler.start()
         self._set(wiring.utc_now())
         try:
             while not self._stop.wait(self._every.total_seconds()):
-                job = self._scheduler.get_job(_JOB)
-                if job is not None and job.next_run_time > wiring.utc_now() + self._every:
-                    self._set(wiring.utc_now())
+                for job in self._scheduler.get_jobs():  # the one to come, or none during a call
+                    if job.next_run_time > wiring.utc_now() + self._every:
+                        with suppress(JobLookupError):  # it goes off just now
+                            job.modify(next_run_time=wiring.utc_now())
         finally:
             # APScheduler would wait for the call under way while holding what that call needs.
             with self._ringing:
                 self._scheduler.shutdown(wait=False)
 
     def _set(self, moment: datetime) -> None:
-        self._scheduler.add_job(self._ring, "date", run_date=moment, id=_JOB, replace_existing=True)
+        # Under a name of its own: what has just gone off is removed by name, maybe after this.
+        self._scheduler.add_job(self._ring, "date", run_date=moment)
 
-    def _ring(self) -> None:
+    def _set_next(self, ended: JobExecutionEvent) -> None:
+        if not self._stop.is_set():
+            latest = wiring.utc_now() + self._every
+            self._set(latest if ended.retval is None else min(ended.retval, latest))
+
+    def _ring(self) -> datetime | None:
         with self._ringing:
-            if self._stop.is_set():
-                return
-            asked_for = self._wake()
-            if not self._stop.is_set():
-                latest = wiring.utc_now() + self._every
-                self._set(latest if asked_for is None else min(asked_for, latest))
+            return None if self._stop.is_set() else self._wake()
 
 
 class Daemon:

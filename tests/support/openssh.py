@@ -10,6 +10,7 @@ Runs in the foreground and is ended by its own process id.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -161,8 +162,9 @@ class OpenSSHServer:
         assert self._process
         found = [self._process.pid]
         for parent in found:
-            children = Path(f"/proc/{parent}/task/{parent}/children")
-            found += [int(child) for child in children.read_text().split()]
+            with contextlib.suppress(OSError):  # it has just ended
+                children = Path(f"/proc/{parent}/task/{parent}/children").read_text()
+                found += [int(child) for child in children.split()]
         return found[1:]
 
     def __enter__(self) -> Self:
