@@ -227,9 +227,7 @@ def test_a_value_that_does_not_convert_is_not_shown(tmp_path, expression):
 
 def test_a_constant_that_does_not_convert_is_the_query_s_own_fault(tmp_path):
     users(tmp_path)
-    query = (
-        "select guid, name, client_guid from users where client_guid = $client_guid limit 'many'"
-    )
+    query = "select guid, name, client_guid from users where client_guid = $client_guid and guid in (select 'u' from range('many'))"
 
     with pytest.raises(SourceSchema, match="users CREATED"):
         own(tmp_path, query).check([resource()])
