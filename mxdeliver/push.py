@@ -38,7 +38,6 @@ from mxdeliver.core.model import (
     Client,
     DailyFile,
     DeliveryKey,
-    Endpoint,
     ReplacePolicy,
 )
 from mxdeliver.edge.ledger import FileStage, FileState, Lease, PublishEvidence
@@ -91,7 +90,7 @@ def push(
     Returns when the server has acknowledged all of it and the ledger knows. Raises the errors of the
     network, the handshake and the client's server, SpoolCorrupt, LeaseLost, StopRequested.
     """
-    left = lease.bound_to(_destination(client.endpoint))
+    left = lease.bound_to(client.endpoint.destination)
     if left:
         log(
             "temporaries.left",
@@ -125,10 +124,6 @@ def push(
             nonce=nonce,
             log=log,
         ).carry_out(wanted, progress)
-
-
-def _destination(endpoint: Endpoint) -> str:
-    return f"{endpoint.host}:{endpoint.port}/{endpoint.directory}"
 
 
 def _is_published(progress: Mapping[str, FileState], file: Artifact) -> bool:

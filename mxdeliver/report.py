@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from mxdeliver.core.model import Client, Delivery, DeliveryState
+from mxdeliver.edge.ledger import Publishing, ServerProfile
 from mxdeliver.edge.ledger.planning import window_start
 
 _TROUBLED = {DeliveryState.FAILED, DeliveryState.PARKED}
@@ -39,6 +40,37 @@ def status_row(delivery: Delivery) -> dict[str, object]:
         "deadline": timestamp(delivery.deadline),
         "delivered_at": timestamp(delivery.delivered_at),
     }
+
+
+def server_row(client: Client, profile: ServerProfile) -> dict[str, object]:
+    """Give what was found out about a client's server as `status --json` shows it."""
+    return {
+        "client_guid": client.guid,
+        "destination": profile.destination,
+        "software": profile.software,
+        "publishing": profile.publishing.value,
+        "verification": profile.level,
+        "sweeps": profile.sweeps,
+        "decided_on": profile.decided_on.isoformat(),
+    }
+
+
+def server_sentence(client: Client, profile: ServerProfile) -> str:
+    """Say how files get to a client's server."""
+    how = {
+        Publishing.RENAME: "files are renamed when they are whole",
+        Publishing.DIRECT: "files are written under their final names, as no rename is possible",
+    }[profile.publishing]
+    swept = "; the receiver takes them away at once" if profile.sweeps else ""
+    return f"{client.name}: {how}, {_VERIFIED[profile.level]}{swept} ({profile.destination})"
+
+
+_VERIFIED = {
+    "ack": "each answer of the server looked at",
+    "size": "their sizes compared",
+    "hash": "their hashes compared",
+    "readback": "read back and compared",
+}
 
 
 def timestamp(moment: datetime | None) -> str | None:

@@ -120,7 +120,8 @@ def test_status_before_anything_ran_says_so_and_creates_nothing(deployment):
     done = deployment.run("status")
     assert (done.returncode, done.stdout) == (0, "nothing is owed yet\n")
     status, document = deployment.run_json("status")
-    assert (status, document) == (0, {"deliveries": [], "missing": [], "broken": []})
+    nothing = {"deliveries": [], "missing": [], "broken": [], "servers": []}
+    assert (status, document) == (0, nothing)
     assert not (deployment.folder / "state").exists()
 
 

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from mxdeliver.cli.wiring import Chosen
+    from mxdeliver.core.model import Client
     from mxdeliver.edge.config import Configuration
-    from mxdeliver.edge.ledger import Ledger
+    from mxdeliver.edge.ledger import Ledger, ServerProfile
 
 _RECENT_DAYS = 7
 
@@ -62,6 +63,7 @@ def _look(
             for guid, date in _missing(configuration, chosen, ledger, now)
             if day in {None, date}
         ]
+        servers = _servers(chosen, ledger)
     if as_json:
         document = {
             "deliveries": [report.status_row(one) for one in deliveries],
@@ -69,11 +71,14 @@ def _look(
                 {"client_guid": guid, "snapshot_date": date.isoformat()} for guid, date in missing
             ],
             "broken": broken_rows(chosen),
+            "servers": [report.server_row(client, one) for client, one in servers],
         }
         click.echo(json.dumps(document))
     else:
         shown = deliveries if day is not None else _recent(deliveries)
         _show(configuration, shown, missing, now)
+        for client, profile in servers:
+            click.echo(report.server_sentence(client, profile))
         _show_broken(chosen, anything_else=bool(shown or missing))
     # Nobody can mend what a client has left behind that is in the configuration no more.
     present = {*wiring.choose(configuration, ()).guids}
@@ -90,6 +95,17 @@ def _missing(
     if ledger is None:
         return owed_at_first_sight(chosen.clients, now=now, catch_up_days=days)
     return ledger.missing(chosen.clients, now=now, catch_up_days=days)
+
+
+def _servers(chosen: Chosen, ledger: Ledger | None) -> list[tuple[Client, ServerProfile]]:
+    """Give what was found out about the chosen clients' servers, as configured at present."""
+    known = {} if ledger is None else ledger.servers()
+    return [
+        (client, profile)
+        for client in chosen.clients
+        if (profile := known.get(client.guid)) is not None
+        and profile.destination == client.endpoint.destination
+    ]
 
 
 def _recent(deliveries: Sequence[Delivery]) -> list[Delivery]:

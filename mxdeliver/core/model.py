@@ -64,6 +64,11 @@ class Endpoint:
     open_files: int = 64
     replace: ReplacePolicy = ReplacePolicy.NEVER
 
+    @property
+    def destination(self) -> str:
+        """Where files go, as one text: what was done or found out there holds for nowhere else."""
+        return f"{self.host}:{self.port}/{self.directory}"
+
 
 class Codec(StrEnum):
     """Compression of Avro blocks: the two that every reader has."""

@@ -8,6 +8,7 @@ import sys
 import threading
 from contextlib import closing, suppress
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -26,7 +27,10 @@ from mxdeliver.core.errors import (
 from mxdeliver.edge.ledger import Ledger, disk
 from mxdeliver.edge.ledger.database import Database
 from mxdeliver.edge.ledger.tables import SCHEMA_VERSION
-from tests.support.ledgers import NOON, YESTERDAY, client, key
+from tests.support.evidence import EVIDENCE
+from tests.support.ledgers import NOON, YESTERDAY, bundle, client, key
+
+FIRST_VERSION = Path(__file__).parents[1] / "support/ledger-version-1.sql"
 
 
 @pytest.fixture
@@ -258,6 +262,25 @@ def test_the_migrations_lead_to_the_same_tables(state, tmp_path_factory):
     database.close()
     assert schema(migrated) == schema(state / "ledger.db")
     assert open_and_list(migrated.parent) == []
+
+
+def test_a_ledger_of_the_first_version_is_opened_and_goes_on(tmp_path):
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as old:
+        old.executescript(FIRST_VERSION.read_text())
+    with Ledger.open(tmp_path, now=NOON, spool_has_bundles=True) as ledger:
+        assert [one.state for one in ledger.deliveries()] == ["delivered", "waiting"]
+        assert ledger.bundle(key()) == bundle(key())
+        assert ledger.servers() == {}
+        waiting = key(number=2)
+        assert ledger.half_written(waiting) == []
+        assert {one.state for one in ledger.files(waiting).values()} == {"publishing", "uploading"}
+        with ledger.claim(waiting, now=NOON, context="context", deadline=NOON) as lease:
+            names = [file.name for file in bundle(waiting).files]
+            lease.sealed(bundle(waiting))
+            lease.published(dict.fromkeys(names, EVIDENCE))
+            lease.delivered(now=NOON)
+    assert query(tmp_path, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
+    assert (tmp_path / "ledger.db.version-1").exists()
 
 
 def test_a_migration_keeps_a_private_copy_of_the_old_ledger(state):

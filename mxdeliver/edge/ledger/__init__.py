@@ -24,11 +24,24 @@ claim; each write of a lease first makes sure that the token is still its own. N
 written before it has happened, except intentions: temporary names and names about to be renamed.
 
 Reading order: `tables`, `database` (opening, dialects, errors), `locks`, `rows`, `planning`,
-`lease`, `requests` (what people ask for), `book` (the ledger itself).
+`servers` (what each client's server allows), `direct` (files written under their final names),
+`lease`, `claims` (how a lease begins), `requests` (what people ask for), `book` (the ledger itself).
 """
 
 from mxdeliver.edge.ledger.book import Ledger
+from mxdeliver.edge.ledger.direct import HalfWritten
 from mxdeliver.edge.ledger.lease import Lease
 from mxdeliver.edge.ledger.rows import FileStage, FileState, HistoryEntry, PublishEvidence
+from mxdeliver.edge.ledger.servers import Publishing, ServerProfile
 
-__all__ = ["FileStage", "FileState", "HistoryEntry", "Lease", "Ledger", "PublishEvidence"]
+__all__ = [
+    "FileStage",
+    "FileState",
+    "HalfWritten",
+    "HistoryEntry",
+    "Lease",
+    "Ledger",
+    "PublishEvidence",
+    "Publishing",
+    "ServerProfile",
+]

@@ -15,11 +15,12 @@ from sqlalchemy import func, select
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.errors import ClockInsane, ConfigInvalid
 from mxdeliver.core.model import Attempt, Bundle, Client, Delivery, DeliveryKey
-from mxdeliver.edge.ledger import disk, lease, planning, requests, rows
+from mxdeliver.edge.ledger import claims, direct, disk, planning, requests, rows, servers
 from mxdeliver.edge.ledger.database import Database, open_database
 from mxdeliver.edge.ledger.lease import Lease
 from mxdeliver.edge.ledger.locks import Locks
 from mxdeliver.edge.ledger.rows import FileState, HistoryEntry
+from mxdeliver.edge.ledger.servers import ServerProfile
 from mxdeliver.edge.ledger.tables import clients, deliveries, history
 
 CLOCK_TOLERANCE = timedelta(days=1)
@@ -214,6 +215,16 @@ class Ledger:
                 for row in connection.execute(query)
             ]
 
+    def server(self, client_guid: str) -> ServerProfile | None:
+        """Give what was found out about the client's server, or None."""
+        with self._database.read() as connection:
+            return servers.profile_of(connection, client_guid)
+
+    def servers(self) -> dict[str, ServerProfile]:
+        """Give what was found out about each client's server, by client guid."""
+        with self._database.read() as connection:
+            return servers.profiles(connection)
+
     # -- one attempt -----------------------------------------------------------------------------
 
     @contextmanager
@@ -226,7 +237,7 @@ class Ledger:
         that is not ended inside the `with` leaves the delivery running, to be taken up again.
         """
         with self._locks.hold(key.client_guid, key.snapshot_date):
-            held = lease.take(self._database, key, now=now, context=context, deadline=deadline)
+            held = claims.take(self._database, key, now=now, context=context, deadline=deadline)
             try:
                 yield held
             finally:
@@ -245,6 +256,19 @@ class Ledger:
         with self._database.write() as connection:
             row = rows.require(connection, key)
             rows.forget_temporaries(connection, row, names)
+
+    def half_written(self, key: DeliveryKey) -> list[direct.HalfWritten]:
+        """Give the final names of the day that may hold a part of a file, by any revision.
+
+        That is, on the server and in the directory that the delivery is bound to.
+        """
+        with self._database.read() as connection:
+            return direct.half_written(connection, rows.require(connection, key))
+
+    def forget_half_written(self, key: DeliveryKey, names: Iterable[str]) -> None:
+        """Note that nothing of ours lies half-written under these names any more."""
+        with self._database.write() as connection:
+            direct.forget(connection, rows.require(connection, key), names)
 
     # -- what people ask for ---------------------------------------------------------------------
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
-from mxdeliver.core.errors import Internal, LeaseHeld, LeaseLost, SpoolCorrupt
+from mxdeliver.core.errors import Internal, LeaseLost, SpoolCorrupt
 from mxdeliver.core.model import Bundle, DeliveryKey, DeliveryState, Outcome
-from mxdeliver.edge.ledger.contexts import is_changed
+from mxdeliver.edge.ledger import direct, servers
 from mxdeliver.edge.ledger.database import Database
 from mxdeliver.edge.ledger.rows import (
     FileStage,
@@ -21,13 +21,12 @@ from mxdeliver.edge.ledger.rows import (
     describe,
     file_rows,
     file_values,
-    find_latest,
-    require,
 )
 from mxdeliver.edge.ledger.tables import attempts, deliveries, files, temporaries
 
 TEMPORARY_GONE = frozenset({"renamed", "swept"})
 """The outcomes of publishing after which the temporary name is known to be gone."""
+_MADE_NOW = frozenset({"renamed", "written"})
 
 
 class Lease:
@@ -107,7 +106,7 @@ class Lease:
         """Bind the files' progress to a server and directory.
 
         What was done at another one does not count for this: all files are to be sent again. Gives
-        the temporary names that may still lie there.
+        the temporary and half-written names that may still lie there.
         """
         with self._writing() as (connection, row):
             if row.destination == destination:
@@ -121,10 +120,12 @@ class Lease:
                         .returning(temporaries.c.name)
                     )
                 )
+                half_written = direct.half_written(connection, row)
+                left += [one.name for one in half_written if one.key == self.key]
                 connection.execute(
                     update(files)
                     .where(files.c.delivery_id == self._id)
-                    .values(state=FileStage.SEALED.value, temporary=None)
+                    .values(state=FileStage.SEALED.value, temporary=None, direct=None)
                 )
             connection.execute(
                 update(deliveries)
@@ -163,6 +164,31 @@ class Lease:
                     ],
                 )
 
+    def writing(self, names: Sequence[str]) -> None:
+        """Name the files that are about to be made under their final names, in one commit."""
+        values = {"temporary": None, "direct": direct.DirectStage.INTENDED.value}
+        with self._writing() as (connection, _):
+            self._advance(connection, FileStage.UPLOADING, dict.fromkeys(names, values))
+
+    def created(self, names: Sequence[str]) -> None:
+        """Write down that these final names were made by us: what they hold may be removed."""
+        with self._writing() as (connection, _):
+            direct.mark(connection, self._id, names, direct.DirectStage.CREATED)
+
+    def withdrawn(self, names: Sequence[str]) -> None:
+        """Take back `published`: these files are about to be removed and made to appear again."""
+        with self._writing() as (connection, _):
+            connection.execute(
+                update(files)
+                .where(files.c.delivery_id == self._id, files.c.name.in_(names))
+                .values(state=FileStage.SEALED.value)
+            )
+
+    def server(self, profile: servers.ServerProfile) -> None:
+        """Keep what was found out about the client's server."""
+        with self._writing() as (connection, _):
+            servers.keep(connection, self.key.client_guid, profile)
+
     def publishing(self, names: Sequence[str]) -> None:
         """Name the files that are about to be renamed, in one commit."""
         with self._writing() as (connection, _):
@@ -171,8 +197,8 @@ class Lease:
     def published(self, evidence: Mapping[str, PublishEvidence]) -> None:
         """Write down what the server acknowledged, in one commit.
 
-        Raises Internal where the manifest was renamed while another file was not published yet; one
-        that was found in its place is a fact.
+        Raises Internal where the manifest was made to appear while another file was not published
+        yet; one that was found in its place is a fact.
         """
         with self._writing() as (connection, _):
             current = {row.name: row.temporary for row in file_rows(connection, self._id)}
@@ -216,8 +242,8 @@ class Lease:
         self, connection: Connection, evidence: Mapping[str, PublishEvidence]
     ) -> None:
         *data, manifest = file_rows(connection, self._id)
-        renamed = manifest.name in evidence and evidence[manifest.name].outcome == "renamed"
-        if renamed and any(row.state != FileStage.PUBLISHED for row in data):
+        made_now = manifest.name in evidence and evidence[manifest.name].outcome in _MADE_NOW
+        if made_now and any(row.state != FileStage.PUBLISHED for row in data):
             raise Internal(f"{manifest.name} was published before the files that it lists")
 
     # -- how the attempt ends --------------------------------------------------------------------
@@ -309,46 +335,6 @@ class Lease:
         )
 
 
-def take(
-    database: Database, key: DeliveryKey, *, now: datetime, context: str, deadline: datetime
-) -> Lease:
-    """Begin an attempt, under the day's lock; LeaseHeld where there is nothing to begin.
-
-    That is the case where another run was faster: it has delivered, failed or parked the day (the
-    latter in the same context), or a later revision has taken its place.
-    """
-    with database.write() as connection:
-        row = require(connection, key)
-        latest = find_latest(connection, key.client_guid, key.snapshot_date)
-        if latest is None or latest.id != row.id:
-            raise LeaseHeld(f"{describe(key)}: a later revision has taken its place")
-        parked = row.state == DeliveryState.PARKED
-        if row.state not in {DeliveryState.WAITING, DeliveryState.RUNNING} and not (
-            parked and is_changed(row.fingerprint, context, row.error_code)
-        ):
-            raise LeaseHeld(f"{describe(key)} is {row.state} by now")
-        token, number = row.token + 1, row.attempts + 1
-        # What was parked waited for a change, not for time to pass: its deadline starts anew.
-        kept = None if parked else row.deadline
-        connection.execute(
-            update(deliveries)
-            .where(deliveries.c.id == row.id)
-            .values(
-                state=DeliveryState.RUNNING.value,
-                token=token,
-                attempts=number,
-                deadline=kept or deadline,
-                fingerprint=context,
-                not_before=None,
-                changed_at=now,
-            )
-        )
-        connection.execute(
-            insert(attempts).values(delivery_id=row.id, number=number, token=token, started_at=now)
-        )
-    return Lease(database, key, delivery_id=row.id, token=token, number=number)
-
-
 def forget(connection: Connection, delivery_id: int, names: Iterable[str]) -> None:
     """Drop temporary names that are known to be gone from the server."""
     for name in names:
@@ -367,4 +353,5 @@ def _evidence_values(evidence: PublishEvidence) -> dict[str, object]:
         "address": evidence.address,
         "host_key": evidence.host_key,
         "server": evidence.server,
+        "direct": None,
     }

@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, exists, insert, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, insert, select
 
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.model import (
@@ -181,14 +181,18 @@ def write_down(
     )
 
 
-def _of_the_day(row: Row[Any]) -> ColumnElement[bool]:
-    """Hold for temporary names of any revision of the row's day, at the same destination."""
-    same_day = select(deliveries.c.id).where(
+def of_the_day(row: Row[Any]) -> ColumnElement[bool]:
+    """Hold for deliveries of any revision of the row's day, at the same destination."""
+    return and_(
         deliveries.c.client_guid == row.client_guid,
         deliveries.c.snapshot_date == row.snapshot_date,
         deliveries.c.destination == row.destination,
     )
-    return temporaries.c.delivery_id.in_(same_day)
+
+
+def _of_the_day(row: Row[Any]) -> ColumnElement[bool]:
+    """Hold for temporary names of any revision of the row's day, at the same destination."""
+    return temporaries.c.delivery_id.in_(select(deliveries.c.id).where(of_the_day(row)))
 
 
 def temporaries_of(connection: Connection, row: Row[Any]) -> list[str]:

@@ -28,7 +28,7 @@ from sqlalchemy.types import TypeDecorator
 
 from mxdeliver.core.calendar import SnapshotDate
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """What `user_version` says; the migration of the same number leads here."""
 
 
@@ -138,6 +138,8 @@ files = Table(
     Column("address", Text),
     Column("host_key", Text),
     Column("server", Text),
+    # Where the final name itself is written: 'intended', then 'created' until it is published.
+    Column("direct", Text),
     CheckConstraint(
         "state in ('sealed', 'uploading', 'publishing', 'published')", name="known_file_state"
     ),
@@ -165,6 +167,20 @@ attempts = Table(
     Column("outcome", Text),
     Column("error_code", Text),
     Column("error", Text),
+)
+
+# What each client's server was found to allow, at the destination that is named.
+servers = Table(
+    "servers",
+    metadata,
+    Column("client_guid", Text, primary_key=True),
+    Column("destination", Text, nullable=False),
+    Column("software", Text, nullable=False),
+    Column("publishing", Text, nullable=False),
+    Column("level", Text, nullable=False),
+    Column("sweeps", Boolean, nullable=False),
+    Column("decided_on", Day, nullable=False),
+    CheckConstraint("publishing in ('rename', 'direct')", name="known_publishing"),
 )
 
 history = Table(

@@ -1,0 +1,55 @@
+"""The beginning of an attempt: who may start one, and what is written down about it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import insert, update
+
+from mxdeliver.core.errors import LeaseHeld
+from mxdeliver.core.model import DeliveryKey, DeliveryState
+from mxdeliver.edge.ledger.contexts import is_changed
+from mxdeliver.edge.ledger.database import Database
+from mxdeliver.edge.ledger.lease import Lease
+from mxdeliver.edge.ledger.rows import describe, find_latest, require
+from mxdeliver.edge.ledger.tables import attempts, deliveries
+
+
+def take(
+    database: Database, key: DeliveryKey, *, now: datetime, context: str, deadline: datetime
+) -> Lease:
+    """Begin an attempt, under the day's lock; LeaseHeld where there is nothing to begin.
+
+    That is the case where another run was faster: it has delivered, failed or parked the day (the
+    latter in the same context), or a later revision has taken its place.
+    """
+    with database.write() as connection:
+        row = require(connection, key)
+        latest = find_latest(connection, key.client_guid, key.snapshot_date)
+        if latest is None or latest.id != row.id:
+            raise LeaseHeld(f"{describe(key)}: a later revision has taken its place")
+        parked = row.state == DeliveryState.PARKED
+        if row.state not in {DeliveryState.WAITING, DeliveryState.RUNNING} and not (
+            parked and is_changed(row.fingerprint, context, row.error_code)
+        ):
+            raise LeaseHeld(f"{describe(key)} is {row.state} by now")
+        token, number = row.token + 1, row.attempts + 1
+        # What was parked waited for a change, not for time to pass: its deadline starts anew.
+        kept = None if parked else row.deadline
+        connection.execute(
+            update(deliveries)
+            .where(deliveries.c.id == row.id)
+            .values(
+                state=DeliveryState.RUNNING.value,
+                token=token,
+                attempts=number,
+                deadline=kept or deadline,
+                fingerprint=context,
+                not_before=None,
+                changed_at=now,
+            )
+        )
+        connection.execute(
+            insert(attempts).values(delivery_id=row.id, number=number, token=token, started_at=now)
+        )
+    return Lease(database, key, delivery_id=row.id, token=token, number=number)
