@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 
 from mxdeliver import binding
 from mxdeliver.build import build
@@ -61,6 +62,16 @@ class Site:
         settings = self.source_settings[client.source]
         return binding.version(client, self.resources, settings, self.ledger.secret_key)
 
+    def log(self, key: DeliveryKey, **fields: Any) -> Log:
+        """Give a log whose lines are about this delivery."""
+        return partial(
+            self.journal.write,
+            client_guid=key.client_guid,
+            snapshot_date=key.snapshot_date.isoformat(),
+            revision=key.revision,
+            **fields,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
@@ -82,7 +93,7 @@ def deliver(key: DeliveryKey, client: Client, site: Site) -> Result:
         context=site.context(client),
         deadline=site.clock() + client.retry.deadline,
     ) as lease:
-        log = _log(site.journal, key, lease)
+        log = site.log(key, attempt=lease.number)
         try:
             bundle = _attempt(key, client, site, lease, log)
         except MxdeliverError as error:
@@ -101,16 +112,6 @@ def deliver(key: DeliveryKey, client: Client, site: Site) -> Result:
             seconds=seconds,
         )
         return Result(key=key, outcome=Outcome.DELIVERED, seconds=seconds)
-
-
-def _log(journal: Journal, key: DeliveryKey, lease: Lease) -> Log:
-    return partial(
-        journal.write,
-        client_guid=key.client_guid,
-        snapshot_date=key.snapshot_date.isoformat(),
-        revision=key.revision,
-        attempt=lease.number,
-    )
 
 
 def _attempt(key: DeliveryKey, client: Client, site: Site, lease: Lease, log: Log) -> Bundle:

@@ -1,0 +1,106 @@
+"""What a run chooses: everything that the ledger says is due, or the days that a person names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from threading import Event
+
+from mxdeliver.core import calendar
+from mxdeliver.core.calendar import SnapshotDate
+from mxdeliver.core.errors import DayNotClosed
+from mxdeliver.core.model import Client, Delivery, DeliveryKey, DeliveryState
+from mxdeliver.deliver import Site
+from mxdeliver.edge.ledger.contexts import is_changed
+from mxdeliver.worker.places import Again, Report, Run, Skipped
+
+
+def run_due(
+    clients: Sequence[Client],
+    site: Site,
+    *,
+    catch_up_days: int,
+    places: int,
+    stop: Event,
+    ask_every: timedelta | None = None,
+) -> Report:
+    """Deliver everything that the ledger says is due; cheap when nothing is.
+
+    The report tells, once, of days that have left the catch-up window undelivered, too. With
+    `ask_every`, the daemon's way: longer waits are left to the ledger, and as long as a delivery is
+    under way the ledger is asked so often what has become due for other clients.
+    """
+    left: list[DeliveryKey] = []
+
+    def due() -> list[DeliveryKey]:
+        now = site.clock()
+        for key in site.ledger.plan(clients, now=now, catch_up_days=catch_up_days):
+            message = f"{key.snapshot_date} left the catch-up window undelivered"
+            error = {"level": "error", "error_code": "DEADLINE", "retryable": False}
+            site.log(key)("delivery.failed", message, **error)
+            left.append(key)
+        contexts = {client.guid: site.context(client) for client in clients}
+        found = site.ledger.due(clients, now=now, contexts=contexts, catch_up_days=catch_up_days)
+        return _behind_nothing([one.key for one in found], site, now)
+
+    again = None if ask_every is None else Again(ask=due, every=ask_every)
+    report = Run(clients, site, places=places, stop=stop, again=again).carry_out(due())
+    return replace(report, chosen=(*left, *report.chosen))
+
+
+def _behind_nothing(keys: list[DeliveryKey], site: Site, now: datetime) -> list[DeliveryKey]:
+    """Leave out days behind one that waits for its next attempt, or that another run is at."""
+    kept: list[DeliveryKey] = []
+    for guid in {key.client_guid for key in keys}:
+        ahead = [
+            one.key.snapshot_date
+            for one in site.ledger.deliveries(client_guid=guid)
+            if one.key not in keys
+            and (one.state is DeliveryState.RUNNING or (one.not_before or now) > now)
+        ]
+        own = [key for key in keys if key.client_guid == guid]
+        kept += [key for key in own if not ahead or key.snapshot_date < min(ahead)]
+    return kept
+
+
+def run_days(
+    clients: Sequence[Client],
+    days: Sequence[SnapshotDate],
+    site: Site,
+    *,
+    places: int,
+    stop: Event,
+) -> Report:
+    """Deliver these days, however old, unless delivered or parked; DayNotClosed if none has ended."""
+    now = site.clock()
+    chosen: list[DeliveryKey] = []
+    started: list[DeliveryKey] = []
+    skipped: list[Skipped] = []
+    for day in days:
+        closed = [client for client in clients if calendar.is_closed(day, client.zone, now)]
+        if clients and not closed:
+            raise DayNotClosed(f"{day} has not ended yet for any of the clients chosen")
+        skipped += [Skipped(client=one, day=day) for one in clients if one not in closed]
+        for client in closed:
+            delivery = site.ledger.ensure(client, day, now=now)
+            chosen.append(delivery.key)
+            if (key := _start_by_hand(delivery, client, site, now)) is not None:
+                started.append(key)
+    report = Run(clients, site, places=places, stop=stop).carry_out(started)
+    return replace(report, chosen=tuple(chosen), skipped=tuple(skipped))
+
+
+def _start_by_hand(
+    delivery: Delivery, client: Client, site: Site, now: datetime
+) -> DeliveryKey | None:
+    """Apply the column `run --date` of the ledger's table of states; None where nothing is tried."""
+    if delivery.state is DeliveryState.DELIVERED:
+        return None
+    if delivery.state is DeliveryState.PARKED:
+        # as by any other run, once what it waits for has changed
+        changed = is_changed(delivery.fingerprint, site.context(client), delivery.error_code)
+        return delivery.key if changed else None
+    if delivery.state is DeliveryState.RUNNING:
+        return delivery.key
+    return site.ledger.reopen(delivery.key, now=now, new_deadline=now + client.retry.deadline)

@@ -1,0 +1,146 @@
+"""Clients side by side on a bounded number of places; each comes back when its time has come.
+
+A client that waits for long gives its place to the next. Times are those of `time.monotonic`: a
+clock that is set back during a run holds nothing up.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from threading import Event
+
+from mxdeliver.core.calendar import SnapshotDate
+from mxdeliver.core.errors import MxdeliverError
+from mxdeliver.core.model import Client, DeliveryKey
+from mxdeliver.deliver import Result, Site
+from mxdeliver.logins import Logins
+from mxdeliver.worker.turns import Queue, Turns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """A day that was asked for and has not ended yet for this client."""
+
+    client: Client
+    day: SnapshotDate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a run chose, how each of it ended, and what it left out.
+
+    `results` holds the last attempt of each delivery that this run tried; a chosen delivery without
+    one was delivered before, or is parked, failed, or waiting.
+    """
+
+    chosen: tuple[DeliveryKey, ...]
+    results: Mapping[DeliveryKey, Result]
+    attempts: Mapping[DeliveryKey, int]
+    skipped: tuple[Skipped, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Again:
+    """How the daemon learns, during a run, what has become due."""
+
+    ask: Callable[[], list[DeliveryKey]]
+    every: timedelta
+
+
+class Run:
+    """Carries deliveries out on a bounded number of places."""
+
+    def __init__(
+        self,
+        clients: Sequence[Client],
+        site: Site,
+        *,
+        places: int,
+        stop: Event,
+        again: Again | None = None,
+    ) -> None:
+        self._clients = {client.guid: client for client in clients}
+        self._places = places
+        self._stop, self._again = stop, again
+        self._logins = Logins(clients, site.ledger, context=site.context)
+        self._turns = Turns(site, self._logins, stop=stop, leaves_waits=again is not None)
+        self._chosen: dict[DeliveryKey, None] = {}
+        self._waiting: list[tuple[float, int, Queue]] = []
+        self._under_way: dict[Future[float | None], Queue] = {}
+        self._order = itertools.count()
+        self._asked_at = time.monotonic()
+
+    def carry_out(self, keys: Iterable[DeliveryKey]) -> Report:
+        """Try every delivery until it has ended, waits for a later run, or the run is stopped."""
+        self._add(keys)
+        with ThreadPoolExecutor(max_workers=self._places, thread_name_prefix="delivery") as pool:
+            while (self._waiting and not self._stop.is_set()) or self._under_way:
+                while self._may_start():
+                    queue = heapq.heappop(self._waiting)[2]
+                    self._under_way[pool.submit(self._turns.take, queue)] = queue
+                for future in self._wait():
+                    queue = self._under_way.pop(future)
+                    if (ready_at := future.result()) is not None:
+                        self._put(queue, ready_at)
+                self._ask_again()
+        return Report(
+            chosen=tuple(self._chosen),
+            results=self._turns.results,
+            attempts=self._turns.attempts,
+        )
+
+    def _add(self, keys: Iterable[DeliveryKey]) -> None:
+        """Make a queue for each client that has none."""
+        queues: dict[str, Queue] = {}
+        busy = {entry[2].client.guid for entry in self._waiting}
+        busy |= {queue.client.guid for queue in self._under_way.values()}
+        for key in sorted(keys, key=lambda key: (key.snapshot_date, key.client_guid)):
+            guid = key.client_guid
+            if guid not in busy:
+                queues.setdefault(guid, Queue(client=self._clients[guid])).keys.append(key)
+                self._chosen[key] = None
+        for queue in queues.values():
+            self._put(queue, time.monotonic())
+
+    def _put(self, queue: Queue, ready_at: float) -> None:
+        heapq.heappush(self._waiting, (ready_at, next(self._order), queue))
+
+    def _may_start(self) -> bool:
+        return (
+            len(self._under_way) < self._places
+            and bool(self._waiting)
+            and not self._stop.is_set()
+            and self._waiting[0][0] <= time.monotonic()
+        )
+
+    def _wait(self) -> Iterable[Future[float | None]]:
+        """Wait until a place is free, a client's or the ledger's time has come, or the run is stopped."""
+        moments = []
+        if self._waiting and len(self._under_way) < self._places:
+            moments.append(self._waiting[0][0])
+        if self._again is not None:
+            moments.append(self._asked_at + self._again.every.total_seconds())
+        seconds = max(0.0, min(moments) - time.monotonic()) if moments else None
+        if not self._under_way:
+            self._stop.wait(seconds)
+            return ()
+        return wait(self._under_way, timeout=seconds, return_when=FIRST_COMPLETED).done
+
+    def _ask_again(self) -> None:
+        again = self._again
+        if again is None or not self._under_way or self._stop.is_set():
+            return
+        if time.monotonic() < self._asked_at + again.every.total_seconds():
+            return
+        self._asked_at = time.monotonic()
+        self._logins.forget()
+        # What is wrong with the ledger now is said by the next wake-up, which meets it again.
+        with suppress(MxdeliverError):
+            self._add(again.ask())

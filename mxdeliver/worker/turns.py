@@ -1,0 +1,174 @@
+"""One client's turn: attempts of its deliveries, oldest day first, and the waits between them.
+
+`core.retry` decides after each attempt; here tenacity carries the decision out around whole attempts
+of `deliver`. A wait of up to five seconds is waited in place; with a longer one the client gives its
+place to the next and comes back when its time has come, or, in the daemon, leaves it to the ledger.
+Waits are cut at the client's longest.
+
+A login that was refused is not tried again with the same secret, for whichever day or client: servers
+lock accounts. `logins` knows which; what is owed there is parked without a connection.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import timedelta
+from threading import Event
+
+import tenacity
+
+from mxdeliver.core import retry
+from mxdeliver.core.errors import Elsewhere, Internal, MxdeliverError
+from mxdeliver.core.model import Client, DeliveryKey, DeliveryState, Outcome
+from mxdeliver.deliver import Result, Site, deliver, needs_new_revision
+from mxdeliver.logins import Logins, Refusal, refusal_of
+
+_WAIT_IN_PLACE = timedelta(seconds=5)
+
+
+@dataclass(slots=True)
+class Queue:
+    """One client's deliveries in this run, oldest first, and the attempts made of the first.
+
+    With a `refusal` the rest is parked without a connection.
+    """
+
+    client: Client
+    keys: deque[DeliveryKey] = field(default_factory=deque)
+    attempts: int = 0
+    refusal: Refusal | None = None
+
+
+class Turns:
+    """Gives clients their turns; used by several threads, each with another client's queue."""
+
+    def __init__(self, site: Site, logins: Logins, *, stop: Event, leaves_waits: bool) -> None:
+        self._site = site
+        self._logins = logins
+        self._stop = stop
+        self._leaves_waits = leaves_waits
+        self.results: dict[DeliveryKey, Result] = {}
+        self.attempts: dict[DeliveryKey, int] = {}
+
+    def take(self, queue: Queue) -> float | None:
+        """Work on a client's deliveries; give the time to come back at, or None when through.
+
+        Whatever is wrong stays with the client.
+        """
+        try:
+            return self._work(queue)
+        except MxdeliverError as error:
+            self.results[queue.keys[0]] = self._outside(error, queue)
+        except Exception as error:  # noqa: BLE001 - a bug stays with its client
+            self.results[queue.keys[0]] = self._outside(Internal.of(error), queue)
+        return None
+
+    def _work(self, queue: Queue) -> float | None:
+        while queue.keys and not self._stop.is_set():
+            result = self._try(queue)
+            self.results[result.key] = result
+            self.attempts[result.key] = queue.attempts
+            if result.outcome is Outcome.RETRY:
+                # Where this was the last attempt, the client's later days wait with it.
+                last = queue.attempts >= queue.client.retry.attempts or self._leaves_waits
+                return None if last else time.monotonic() + self._seconds_until(result, queue)
+            if result.outcome is Outcome.STOPPED and self._leave(queue):
+                return None
+            self._learn(result, queue)
+            queue.keys.popleft()
+            queue.attempts = 0
+        return None
+
+    def _leave(self, queue: Queue) -> bool:
+        """Tell whether to stop here: the run ends, or another one is at this client's oldest day."""
+        if self._stop.is_set():
+            return True
+        delivery = self._site.ledger.get(queue.keys[0])
+        return delivery is not None and delivery.state is DeliveryState.RUNNING
+
+    def _learn(self, result: Result, queue: Queue) -> None:
+        """Take a refusal for the client's other days, too."""
+        if result.outcome is Outcome.PARKED:
+            self._logins.forget(queue.client)
+            if result.error is not None:
+                queue.refusal = refusal_of(result.error)
+
+    def _try(self, queue: Queue) -> Result:
+        """Make attempts until the delivery has ended, must wait long, or is stopped."""
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_result(lambda result: result.outcome is Outcome.RETRY),
+            wait=lambda state: self._seconds_until(_last_result(state), queue),
+            stop=lambda state: (
+                # sleep_using_event alone would fire all remaining attempts once the event is set
+                tenacity.stop_when_event_set(self._stop)(state)
+                or queue.attempts >= queue.client.retry.attempts
+                or self._seconds_until(_last_result(state), queue) > _WAIT_IN_PLACE.total_seconds()
+            ),
+            sleep=tenacity.sleep_using_event(self._stop),
+            retry_error_callback=_last_result,
+        )
+        result: Result = retrying(self._attempt, queue)
+        return result
+
+    def _seconds_until(self, result: Result, queue: Queue) -> float:
+        """Give the wait before the next attempt; the clock may have been set back meanwhile."""
+        if result.retry_at is None:
+            return 0.0
+        left = min(result.retry_at - self._site.clock(), queue.client.retry.maximum)
+        return max(0.0, left.total_seconds())
+
+    def _attempt(self, queue: Queue) -> Result:
+        key, client = queue.keys[0], queue.client
+        try:
+            refusal = queue.refusal or self._logins.refusal(client)
+            if refusal is not None:
+                now, journal = self._site.clock(), self._site.journal
+                self._logins.park(key, client, refusal, now=now, journal=journal)
+                return Result(key=key, outcome=Outcome.PARKED)
+            if needs_new_revision(key, client, self._site):
+                key = self._site.ledger.new_revision(
+                    client, key.snapshot_date, now=self._site.clock()
+                )
+                queue.keys[0] = key
+            result = deliver(key, client, self._site)
+        except Elsewhere as error:
+            return Result(key=key, outcome=Outcome.STOPPED, error=error)
+        except MxdeliverError as error:
+            result = self._outside(error, queue)
+        except Exception as error:  # noqa: BLE001 - a bug stays with its client
+            result = self._outside(Internal.of(error), queue)
+        queue.attempts += 1
+        return result
+
+    def _outside(self, error: MxdeliverError, queue: Queue) -> Result:
+        """Decide what follows an error that the ledger could not be told: it concerns the ledger."""
+        key, client, now = queue.keys[0], queue.client, self._site.clock()
+        decision = retry.decide(
+            error,
+            attempt=queue.attempts + 1,
+            now=now,
+            deadline=now + client.retry.deadline,
+            policy=client.retry,
+            chance=self._site.chance(),
+        )
+        again = decision.outcome is Outcome.RETRY
+        self._site.log(key)(
+            "delivery.retrying" if again else "delivery.failed",
+            f"{client.name}, {key.snapshot_date}: {error.explain()}",
+            level="warning" if again else "error",
+            attempt=queue.attempts + 1,
+            error_code=error.code,
+            retryable=again,
+            retry_at=decision.retry_at,
+        )
+        outcome = Outcome.RETRY if again else Outcome.FAILED
+        return Result(key=key, outcome=outcome, error=error, retry_at=decision.retry_at)
+
+
+def _last_result(state: tenacity.RetryCallState) -> Result:
+    if state.outcome is None:
+        raise RuntimeError("tenacity asked before the first attempt")
+    result: Result = state.outcome.result()
+    return result
