@@ -6,9 +6,10 @@ import ctypes
 import os
 import resource
 import signal
-from threading import Event
+from threading import Event, Thread
 
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
+_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
 def harden() -> None:
@@ -19,6 +20,21 @@ def harden() -> None:
 
 
 def stop_on_signals(stop: Event) -> None:
-    """Let SIGTERM and SIGINT ask for a clean end: work stops between requests."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    """Let SIGTERM and SIGINT ask for a clean end: work stops between requests.
+
+    The kernel may hand a signal to any thread. Python calls its handlers in the main thread alone,
+    when that wakes up by itself, which may be never: it waits for the deliveries. So the signal's
+    number goes into a pipe, which Python writes in whichever thread, and a thread reads it.
+    """
+    arrived, happened = os.pipe()
+    os.set_blocking(happened, False)
+    for number in _SIGNALS:
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(happened, warn_on_full_buffer=False)
+
+    def listen() -> None:
+        while not _SIGNALS & set(os.read(arrived, 64)):
+            pass
+        stop.set()
+
+    Thread(target=listen, name="signals", daemon=True).start()
