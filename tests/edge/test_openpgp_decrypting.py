@@ -4,11 +4,13 @@ import bz2
 import hashlib
 import random
 import re
+import time
 import zlib
 from io import BytesIO
 
 import pysequoia
 import pytest
+from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -312,6 +314,32 @@ def test_a_bomb_is_passed_on_piece_by_piece(pair):
     decrypt(BytesIO(message), pair.keyring, sink)
     assert total == 50_000_000
     assert largest <= 65_536
+
+
+def test_header_lines_full_of_colons_are_read_in_time(gnupg, pair):
+    command = ["--armor", "--encrypt", "--recipient", pair.certificate.fingerprint]
+    message = gnupg.run(*command, data=LINES, at=NOW)
+    headers = b"MESSAGE-----\n" + (b":" * 60 + b"\n") * 1_000
+    assert decrypted(message.replace(b"MESSAGE-----\n", headers, 1), pair.keyring) == LINES
+    assert "cut short" in unreadable(b"-----BEGIN PGP " + headers + b"x", pair.keyring)
+
+
+def test_a_session_key_of_no_bytes_at_all_is_damaged(gnupg, small):
+    """OpenSSL gives such a one for about every 220th number that RSA did not make."""
+    pair = key_pair(gnupg, "RSA 2048")
+    number = pair.keyring._keys[0].native.public_key().encrypt(b"", padding.PKCS1v15())
+    key_id = bytes.fromhex(pair.keyring.key_ids[0])
+    damaged = packet(Tag.SESSION_KEY, b"\3" + key_id + b"\1" + integer(number))
+    data = small[2 + small[1] :]
+    assert "session key is damaged" in unreadable(damaged + data, pair.keyring)
+
+
+def test_a_message_to_more_keys_than_anybody_has_is_refused(gnupg, small):
+    keyring = key_pair(gnupg, "RSA 4096").keyring
+    to_whomever = packet(Tag.SESSION_KEY, b"\3" + bytes(8) + b"\1" + integer(b"\1" * 512))
+    started = time.monotonic()
+    assert "more than 500 keys" in unreadable(to_whomever * 3_000 + small, keyring)
+    assert time.monotonic() - started < 60
 
 
 def test_an_error_of_the_sink_passes_through(pair):

@@ -214,6 +214,14 @@ def test_long_subpackets_are_read():
         assert accepted(FORGE.certificate(direct, FORGE.user_id(), FORGE.subkey()))
 
 
+def test_a_file_of_nothing_but_headers_is_read_in_time():
+    started = time.monotonic()
+    for line in ("", "a:", ":::::::::"):
+        text = armored(headers=[line] * (SIZE_LIMIT // (len(line) + 1) - 2_000))
+        assert accepted(text)
+    assert time.monotonic() - started < 20
+
+
 def test_a_large_file_is_refused_at_once():
     assert "larger" in complaint(CERTIFICATE + bytes(SIZE_LIMIT))
 

@@ -11,6 +11,7 @@ import binascii
 import re
 from base64 import b64decode
 from collections.abc import Callable
+from itertools import dropwhile
 
 from mxdeliver.core.errors import KeyParse, KeySecretSupplied
 from mxdeliver.edge.openpgp.packets import Malformed
@@ -19,7 +20,8 @@ _BEGIN = re.compile(rb"-----BEGIN PGP ([A-Z0-9 ,/]{1,60})-----")
 _PRIVATE = re.compile(rb"-----BEGIN ([A-Z0-9]{1,20} )?(ENCRYPTED )?PRIVATE KEY-----")
 _CHECKSUM = re.compile(rb"=[A-Za-z0-9+/]{4}")
 _MESSAGE_HEAD = re.compile(
-    rb"-----BEGIN PGP MESSAGE-----[ \t]*\r?\n(?:[^\n]*:[^\n]*\n)*[ \t]*\r?\n"
+    # a header's first colon ends its name: with any colon, lines full of them match in endless ways
+    rb"-----BEGIN PGP MESSAGE-----[ \t]*\r?\n(?:[^\n:]*:[^\n]*\n)*[ \t]*\r?\n"
 )
 _HEAD_LIMIT = 64 * 1024
 _CERTIFICATE_STARTS = bytes((0x98, 0x99, 0x9A, 0xC6, 0x94, 0x95, 0x96, 0xC5))
@@ -101,10 +103,8 @@ def armored_blocks(text: bytes, label: bytes) -> list[bytes]:
 
 
 def _decoded(lines: list[bytes]) -> bytes:
-    while lines and (b":" in lines[0] or not lines[0]):
-        lines = lines[1:]
     checksum = None
-    body = [line for line in lines if line]
+    body = list(dropwhile(lambda line: b":" in line, filter(None, lines)))
     if body and _CHECKSUM.fullmatch(body[-1]):
         checksum = b64decode(body.pop()[1:])
     try:

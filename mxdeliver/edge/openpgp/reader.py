@@ -40,6 +40,8 @@ _PREFIX = 18
 _TRAILER = 22
 _DEPTH_LIMIT = 4
 _SESSION_KEY_LIMIT = 4096
+_RECIPIENTS_LIMIT = 500
+"""Each may cost an RSA decryption, and one to nobody in particular as many as there are keys."""
 _ASIDE = frozenset({Tag.ONE_PASS_SIGNATURE, Tag.SIGNATURE, Tag.MARKER, Tag.PADDING, Tag.TRUST})
 
 
@@ -99,6 +101,8 @@ class _Message:
             raise Malformed("there is no encrypted data in it")
 
     def _session_key(self, body: bytes) -> None:
+        if len(self._addressed) == _RECIPIENTS_LIMIT:
+            raise Malformed(f"it is encrypted to more than {_RECIPIENTS_LIMIT} keys")
         cursor = Cursor(body)
         if cursor.number(1) != 3:
             self._addressed.append("a key of a newer version")

@@ -88,7 +88,13 @@ class SecretKey:
 
 
 def _session_key(message: bytes) -> tuple[int, bytes] | None:
-    """Take apart algorithm, key and checksum (RFC 9580 section 5.1.3)."""
+    """Take apart algorithm, key and checksum (RFC 9580 section 5.1.3).
+
+    OpenSSL gives random bytes, sometimes none, for a number that RSA did not make (implicit
+    rejection), so a damaged message may come to anything here.
+    """
+    if not message:
+        return None
     cipher, key, checksum = message[0], message[1:-2], int.from_bytes(message[-2:], "big")
     if sum(key) & 0xFFFF != checksum or len(key) != SESSION_KEY_SIZES.get(cipher, len(key)):
         return None
