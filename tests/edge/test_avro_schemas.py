@@ -209,6 +209,7 @@ RECORD = {"type": "record", "name": "R", "fields": [{"name": "x", "type": "int"}
         ({"name": "a", "type": "string", "default": 1}, "default"),
         ({"name": "a", "type": "bytes", "default": "\u0100"}, "default"),
         ({"name": "a", "type": "double", "default": "1"}, "default"),
+        ({"name": "a", "type": "int", "order": ["descending"]}, "order"),
         ({"name": "a", "type": {"type": "fixed", "name": "F", "size": 2}, "default": "a"}, "def"),
         ({"name": "a", "type": ENUM, "default": "C"}, "default"),
         ({"name": "a", "type": {"type": "array", "items": "int"}, "default": ["x"]}, "default"),

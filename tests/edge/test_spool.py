@@ -277,9 +277,10 @@ def test_a_damaged_bundle_file_is_corrupt(spool, path, damage):
 
 def test_a_bundle_file_that_is_missing_or_no_json_is_corrupt(spool, path):
     seal(spool)
-    (path / FOLDER / "bundle.json").write_bytes(b"\xff{")
-    with pytest.raises(SpoolCorrupt):
-        spool.bundle(key())
+    for content in (b"\xff{", b"[" * 100_000, b'{"format": ' + b"9" * 5_000 + b"}"):
+        (path / FOLDER / "bundle.json").write_bytes(content)
+        with pytest.raises(SpoolCorrupt):
+            spool.bundle(key())
     (path / FOLDER / "bundle.json").unlink()
     with pytest.raises(SpoolCorrupt, match="is missing"):
         list(spool.bundles())

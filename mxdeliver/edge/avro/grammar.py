@@ -241,7 +241,8 @@ def _check_aliases(schema: Mapping[str, object], path: tuple[str, ...]) -> None:
 
 def _check_field(field: Mapping[str, object], read: AvroType, path: tuple[str, ...]) -> None:
     _check_aliases(field, path)
-    if field.get("order", "ascending") not in _ORDERS:
+    order = field.get("order", "ascending")
+    if not isinstance(order, str) or order not in _ORDERS:
         raise TypeInvalid(path, "`order` is ascending, descending or ignore")
     if "default" in field:
         check_default(field["default"], read, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from mxdeliver.core.calendar import SnapshotDate
+from mxdeliver.core.errors import peer_text
 from mxdeliver.core.model import Artifact, Bundle, DeliveryKey
 from mxdeliver.core.naming import parse_file_name
 
@@ -52,7 +53,9 @@ def from_json(data: bytes) -> Bundle:
             key_fingerprints=tuple(map(_text, document["key_fingerprints"])),
         )
     except (KeyError, TypeError) as error:
-        raise ValueError(f"it lacks or misuses {error}") from error
+        raise ValueError(f"it lacks or misuses {peer_text(str(error))}") from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def _artifact(entry: dict[str, object]) -> Artifact:
