@@ -272,6 +272,25 @@ def test_a_packet_of_absurd_length_is_not_read() -> None:
         opened(some_endpoint(port), Credentials(), limits=SHORT)
 
 
+def key_exchange_offer(*names: bytes) -> bytes:
+    """Give a server's first packet (RFC 4253 section 7.1), its name lists filled with `names`."""
+    lists = b"".join(len(name).to_bytes(4, "big") + name for name in (*names, b"", b""))
+    payload = b"\x14" + bytes(16) + lists + bytes(5)
+    padding = 16 - (5 + len(payload)) % 8
+    head = (1 + len(payload) + padding).to_bytes(4, "big") + bytes([padding])
+    return head + payload + bytes(padding)
+
+
+def test_algorithms_with_hostile_names_are_shown_harmless_and_cut_short() -> None:
+    evil = b"\x1b[2J\nevil," + b"x" * 20_000
+    offer = b"SSH-2.0-evil\r\n" + key_exchange_offer(*[evil] * 8)
+    with listener(offer) as port, pytest.raises(SshAlgorithmMismatch) as caught:
+        opened(some_endpoint(port), Credentials(), limits=SHORT)
+    assert "\\x1b[2J\\nevil" in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 2_000
+
+
 def test_an_old_ssh_version_is_an_algorithm_mismatch() -> None:
     with (
         listener(b"SSH-1.5-ancient\r\n") as port,
@@ -605,6 +624,59 @@ def test_proftpd_is_connected_to(tmp_path: Path) -> None:
             assert session.facts.server == "SSH-2.0-mod_sftp"
         with pytest.raises(AuthFailed):
             opened(server.endpoint(), server.credentials(password=Secret(b"wrong")))
+
+
+class Lines(logging.Handler):
+    """Keeps what it is given, as any handler would write it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.text: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.text.append(self.format(record))
+
+
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    """Listen at the highest level to every logger that a line of paramiko's may go through."""
+    handler = Lines()
+    loggers = [
+        logging.getLogger(name)
+        for name in (None, "paramiko", "paramiko.transport", "mxdeliver", "mxdeliver.peer")
+    ]
+    before = [(logger, logger.level) for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG)
+    yield handler.text
+    for logger, level in before:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def test_with_every_logger_open_no_password_and_no_raw_word_of_the_peer_is_heard(
+    programmable: ProgrammableServer, server: OpenSSHServer, lines: list[str]
+) -> None:
+    hostile = b"\x1b[31mHello\r\nSSH-2.0-evil\x1b[2J\r\n" + key_exchange_offer(b"\x1b[3J,evil")
+    with listener(hostile) as port, pytest.raises((SshAlgorithmMismatch, ConnectionLost)):
+        opened(some_endpoint(port), Credentials(), limits=SHORT)
+    with (
+        listener(b"SSH-2.0-evil\r\n" + b"\0\0\0\x1c\x04\x02\x1b[31m\r\n" + bytes(60)) as port,
+        pytest.raises((ConnectionLost, Stalled)),
+    ):
+        opened(some_endpoint(port), Credentials(), limits=SHORT)
+    canary = "canary-password"
+    for endpoint in (programmable.endpoint(), server.endpoint()):
+        with pytest.raises(AuthFailed):
+            opened(endpoint, Credentials(password=Secret(canary.encode())))
+    opened(server.endpoint(), server.credentials())
+    assert all(line.isprintable() for line in lines)
+    assert canary not in "".join(lines)
+    assert server.password not in "".join(lines)
+    logging.getLogger("mxdeliver.peer").warning("a %s word", "\x1b[31m")
+    assert lines[-1] == "a \\x1b[31m word"
+    assert len([line for line in lines if "evil" in line]) == 0  # below a warning nothing is heard
 
 
 def test_nothing_is_printed_and_no_log_line_leaves_the_library(

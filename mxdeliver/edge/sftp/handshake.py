@@ -19,6 +19,7 @@ from mxdeliver.core.errors import (
     SshAlgorithmMismatch,
     SshBanner,
     Stalled,
+    peer_text,
 )
 from mxdeliver.core.model import Endpoint, HostKeyPin
 from mxdeliver.edge.sftp.address import (
@@ -136,7 +137,8 @@ def _both_sides(transport: PeerTransport) -> str:
     for name, ours in _COMPARED:
         theirs = transport.offered.get(name, [])
         if not set(theirs) & set(ours):
-            parts.append(f"the server offers {', '.join(theirs)}; accepted are {', '.join(ours)}")
+            offer = peer_text(", ".join(theirs)) or "nothing"
+            parts.append(f"the server offers {offer}; accepted are {', '.join(ours)}")
     return "; ".join(parts) or "no common algorithm"
 
 

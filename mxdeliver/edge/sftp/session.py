@@ -23,6 +23,7 @@ from mxdeliver.core.errors import (
     SftpUnavailable,
     Stalled,
     StopRequested,
+    peer_text,
 )
 from mxdeliver.core.model import Endpoint
 from mxdeliver.edge.sftp.address import Networks, Resolver, system_resolver
@@ -165,7 +166,7 @@ class Session:
             address=str(connection.address),
             port=endpoint.port,
             host_key=key_sha256(connection.host_key),
-            server=connection.transport.remote_version,
+            server=peer_text(connection.transport.remote_version),
             extensions=frozenset(engine.extensions),
         )
 

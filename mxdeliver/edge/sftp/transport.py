@@ -55,13 +55,34 @@ _MOST_PACKET_BYTES = 512 * 1024
 _SOON = 0.1
 
 
+_LOG = "mxdeliver.peer"
+
+
+class _Harmless(logging.Filter):
+    """Lets warnings through, and peers' words only escaped and cut short, at whatever level."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Judge one line, and change it."""
+        record.msg, record.args = peer_text(record.getMessage()), None
+        return record.levelno >= logging.WARNING
+
+
+_HARMLESS = _Harmless()
+
+
 def quiet_paramiko() -> None:
-    """Keep paramiko's own log from standard error: its lines hold peers' words and user names."""
-    logger = logging.getLogger("paramiko")
-    logger.setLevel(logging.WARNING)
-    logger.propagate = False
-    if not logger.handlers:
-        logger.addHandler(logging.NullHandler())
+    """Keep paramiko's own log from standard error: its lines hold peers' words and user names.
+
+    Connections log under a name of ours: a filter of paramiko's would not see what the loggers
+    below it are given.
+    """
+    for name in ("paramiko", _LOG):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.WARNING)
+        logger.propagate = False
+        logger.addFilter(_HARMLESS)
+        if not logger.handlers:
+            logger.addHandler(logging.NullHandler())
 
 
 class _BoundedPacketizer(Packetizer):
@@ -153,6 +174,7 @@ class PeerTransport(ServiceRequestingTransport):
     ) -> None:
         quiet_paramiko()
         super().__init__(connection, packetizer_class=_BoundedPacketizer)
+        self.set_log_channel(_LOG)
         options = self.get_security_options()
         options.kex = [name for name in KEY_EXCHANGES if name in self._kex_info]  # type: ignore[attr-defined] # not in the stubs
         options.ciphers = CIPHERS
