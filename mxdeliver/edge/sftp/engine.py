@@ -22,6 +22,7 @@ DEFAULT_PIECE = 32 * 1024
 _MOST_PIECE = 255 * 1024
 _MOST_PACKET = 300 * 1024
 _MOST_UNDER_WAY = 256
+_MOST_UNREAD = 4 * 1024 * 1024
 _WAKE_EVERY = 0.2
 _FIXED = struct.Struct(">IBI")
 
@@ -229,6 +230,8 @@ class Engine:
     def _receive_ready(self) -> None:
         while self._channel.recv_ready():
             self._receive()
+            if len(self._received) > _MOST_UNREAD:
+                raise ConnectionLost(f"{self._place} sends without end and takes nothing")
             self._watchdog.renew()
 
 

@@ -31,6 +31,7 @@ from mxdeliver.edge.sftp.failures import failure
 from mxdeliver.edge.sftp.model import Upload
 
 _BYTES_UNDER_WAY = 4 * 1024 * 1024
+_PIECES_UNDER_WAY = 1024  # counts where a server's limit makes pieces tiny
 _CREATE_NEW = 0x02 | 0x08 | 0x20  # WRITE, CREAT, EXCL
 _PROMPT = 2.0
 _FSYNC = "fsync@openssh.com"
@@ -120,11 +121,16 @@ class Uploader:
             if self._stop_requested():
                 raise StopRequested("stopped while files were being sent")
             self._open_more()
-            if self._writing and self._bytes_under_way < _BYTES_UNDER_WAY:
+            if self._writing and self._has_room():
                 self._write_piece(self._writing[0])
                 self._engine.reap_ready()
             else:
                 self._engine.reap()
+
+    def _has_room(self) -> bool:
+        return (
+            self._bytes_under_way < _BYTES_UNDER_WAY and self._engine.under_way < _PIECES_UNDER_WAY
+        )
 
     # -- one file ----------------------------------------------------------------------------------
 
