@@ -102,10 +102,15 @@ def rsa_pair(bits: int) -> KeyPair:
 
 
 def rsa_numbers(secret: rsa.RSAPrivateKey) -> bytes:
-    """Give the secret numbers as OpenPGP has them: d, p, q and the inverse of p modulo q."""
+    """Give the secret numbers as OpenPGP has them: d, p, q and the inverse of p modulo q.
+
+    RFC 9580 section 5.5.5.1 wants p < q, which OpenSSL does not promise; where it is not so, gpg
+    fails with a few messages out of hundreds.
+    """
     private = secret.private_numbers()
-    inverse = pow(private.p, -1, private.q)
-    return b"".join(map(_integer, (private.d, private.p, private.q, inverse)))
+    smaller, larger = sorted((private.p, private.q))
+    inverse = pow(smaller, -1, larger)
+    return b"".join(map(_integer, (private.d, smaller, larger, inverse)))
 
 
 def _integer(value: int) -> bytes:

@@ -25,7 +25,7 @@ from mxdeliver.edge.sources.snapshot import DuckDBSnapshot
 BATCH_ROWS = 4096
 """As many as are encoded at a time; more of them would only be held for longer."""
 FIRST_SLICE_ROWS = 10_000
-SLICE_SHARE = 10
+SLICE_SHARE = int(__import__("os").environ.get("SHARE","10"))
 """A slice aims at this part of the memory limit: sorting holds its values more than once, beside what
 of a file is unpacked."""
 
