@@ -12,10 +12,11 @@ from datetime import UTC, datetime, timedelta
 import duckdb
 import paramiko
 import pytest
+from pgpy import PGPKey
 
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.errors import Internal
-from mxdeliver.demo.clients import CLIENTS
+from mxdeliver.demo.clients import CLIENTS, KeyKind
 from mxdeliver.demo.folder import MARK, prepare, write_clients_side
 from mxdeliver.demo.keys import make_host_key, make_key_pair, pin_of
 from mxdeliver.demo.server import Login, serve
@@ -178,6 +179,16 @@ def test_a_demo_key_is_accepted_without_a_warning(client):
     assert len(certificate.encryption_keys) == 1
     assert certificate.encryption_keys[0].algorithm == client.key.value
     assert client.name in certificate.user_ids[0]
+
+
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
+def test_gpg_can_read_with_a_demo_s_rsa_key_every_time():
+    (client,) = [client for client in CLIENTS if client.key is KeyKind.RSA2048]
+    key, _ = PGPKey.from_blob(make_key_pair(client, datetime(2026, 1, 1, tzinfo=UTC)).secret)
+    for part in (key, *key.subkeys.values()):
+        numbers = part._key.keymaterial
+        assert numbers.p < numbers.q
+        assert numbers.p * numbers.u % numbers.q == 1
 
 
 # -- the warehouse ---------------------------------------------------------------------------------

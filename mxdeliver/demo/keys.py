@@ -51,7 +51,14 @@ def _make_key_pair(client: DemoClient, created: datetime) -> KeyPair:
             (PubKeyAlgorithm.RSAEncryptOrSign, 2048),
         ),
     }[client.key]
-    primary = PGPKey.new(*made_of[0], created=created)
+
+    def new(algorithm: Any, parameter: Any) -> Any:
+        key = PGPKey.new(algorithm, parameter, created=created)
+        if algorithm is PubKeyAlgorithm.RSAEncryptOrSign:
+            _order_primes(key._key.keymaterial)  # noqa: SLF001 - pgpy shows them nowhere else
+        return key
+
+    primary = new(*made_of[0])
     primary.add_uid(
         PGPUID.new(client.name, email=client.email),
         usage={KeyFlags.Certify, KeyFlags.Sign},
@@ -59,7 +66,7 @@ def _make_key_pair(client: DemoClient, created: datetime) -> KeyPair:
         ciphers=[SymmetricKeyAlgorithm.AES256, SymmetricKeyAlgorithm.AES128],
         created=created,
     )
-    subkey = PGPKey.new(*made_of[1], created=created)
+    subkey = new(*made_of[1])
     primary.add_subkey(
         subkey,
         usage={KeyFlags.EncryptCommunications, KeyFlags.EncryptStorage},
@@ -70,6 +77,19 @@ def _make_key_pair(client: DemoClient, created: datetime) -> KeyPair:
         public=str(primary.pubkey),
         secret=str(primary),
     )
+
+
+def _order_primes(numbers: Any) -> None:
+    """Swap an RSA key's primes if p > q: RFC 9580 section 5.5.5.1 has it the other way round.
+
+    pgpy takes them as OpenSSL gives them, and gpg then fails with one message of some dozens.
+    """
+    from pgpy.packet.types import MPI  # noqa: PLC0415 - see _make_key_pair
+
+    if numbers.p > numbers.q:
+        numbers.p, numbers.q = numbers.q, numbers.p
+        numbers.u = MPI(pow(numbers.p, -1, numbers.q))
+        numbers._compute_chksum()  # noqa: SLF001 - there is no other way
 
 
 def make_host_key() -> paramiko.PKey:
