@@ -25,9 +25,18 @@ from mxdeliver.edge.sources.snapshot import DuckDBSnapshot
 BATCH_ROWS = 4096
 """As many as are encoded at a time; more of them would only be held for longer."""
 FIRST_SLICE_ROWS = 10_000
-SLICE_SHARE = int(__import__("os").environ.get("SHARE","10"))
+SLICE_SHARE = int(__import__("os").environ.get("SHARE", "10"))
 """A slice aims at this part of the memory limit: sorting holds its values more than once, beside what
 of a file is unpacked."""
+
+_FRUGAL = {
+    "allocator_flush_threshold": "8MB",
+    "allocator_bulk_deallocation_flush_threshold": "8MB",
+    "disable_parquet_prefetching": "true",
+    "streaming_buffer_size": "1MB",
+}
+"""What DuckDB holds beside its memory limit: memory that it freed, a row group's columns read ahead,
+results waiting to be taken. Smaller, they cost no time and save a fifth of what a large file takes."""
 
 _Key = tuple[str, EventType]
 
@@ -123,6 +132,9 @@ class DuckDBSource:
         # Only icu has the setting. Without icu DuckDB knows no zone but UTC.
         with suppress(duckdb.Error):
             connection.execute("set TimeZone = 'UTC'")
+        for name, value in _FRUGAL.items():
+            with suppress(duckdb.Error):  # some versions lack one
+                connection.execute(f"set {name} = '{value}'")
         return connection
 
     def _read_sql(
