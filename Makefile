@@ -1,7 +1,7 @@
 # What people do here; `make` alone lists it. Everything sets itself up and asks nothing.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-3.13 lint bench clean debian-packages
+.PHONY: help demo test test-3.13 fuzz lint bench clean debian-packages
 
 # The oldest supported Python is taken first, so that what is tested there runs everywhere.
 usable = $(firstword $(foreach python,$(1),$(shell $(python) -c 'import ensurepip, sys; \
@@ -19,6 +19,7 @@ ONCE = tests/test_bad_% tests/test_crashes.py tests/test_recovery.py tests/test_
 help:
 	@echo 'make demo    deliver sample days to a server on this machine and check them'
 	@echo 'make test    run every test, with coverage (make test-3.13: on Python 3.13)'
+	@echo 'make fuzz    hostile input, a hundred times as much of it as make test (FUZZ=1000: more)'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make bench   compare with a plain script of fastavro, gpg and sftp (BENCH="--rows 50000")'
 	@echo 'make clean   remove what these made'
@@ -33,6 +34,10 @@ test: .venv/.dev debian-packages
 test-3.13:
 	$(MAKE) --no-print-directory PYTHON='$(PYTHON313)' .venv-3.13/.dev
 	.venv-3.13/bin/python $(PYTEST) $(filter-out $(ONCE),$(RUNS)) tests/edge tests/core
+
+fuzz: export FUZZ ?= 100
+fuzz: .venv/.dev debian-packages
+	.venv/bin/python -m pytest -n 2 --timeout 0 tests/edge/test_*_fuzz.py
 
 lint: .venv/.dev
 	.venv/bin/ruff check .

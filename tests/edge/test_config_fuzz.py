@@ -3,11 +3,12 @@
 import tempfile
 from pathlib import Path
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mxdeliver.core.errors import ConfigInvalid
 from mxdeliver.edge.config import document, load, sample
+from tests.support.fuzzing import examples
 
 SAMPLE = sample()
 LINES = SAMPLE.splitlines(keepends=True)
@@ -44,7 +45,7 @@ def check(problems, data):
         assert "\n" not in str(problem)
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)))
 def test_any_bytes_are_told_apart_from_a_configuration(data):
     problems = outcome(data)
@@ -52,7 +53,7 @@ def test_any_bytes_are_told_apart_from_a_configuration(data):
     check(problems, data)
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(
     place=st.integers(0, len(LINES) - 1),
     how=st.sampled_from(["drop", "value", "twice", "indent", "cut", "insert"]),
@@ -94,7 +95,7 @@ def flow(children):
     return mappings | lists
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(
     st.dictionaries(KEYS, st.recursive(SCALARS, flow, max_leaves=25), max_size=6).map(
         lambda items: "".join(f"{key}: {value}\n" for key, value in items.items())
@@ -107,7 +108,7 @@ def test_known_keys_in_any_arrangement_are_told_or_accepted(text):
     check(outcome(text.encode()), text.encode())
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(st.text(max_size=60))
 def test_both_parsers_agree_on_what_is_plain(text):
     from yaml import CSafeLoader, SafeLoader  # noqa: PLC0415 - used here alone
