@@ -21,7 +21,14 @@ from mxdeliver.core.errors import (
     Stalled,
     StopRequested,
 )
-from mxdeliver.edge.sftp import Limits, Move, RenameOutcome, connect
+from mxdeliver.edge.sftp import (
+    Limits,
+    Move,
+    RenameOutcome,
+    RenameRefused,
+    TemporaryVanished,
+    connect,
+)
 from tests.support.openssh import OpenSSHServer
 from tests.support.proftpd import ProFTPDServer
 from tests.support.programmable import SKIP, ProgrammableServer
@@ -71,7 +78,10 @@ def temporary(server: AnyServer, name: str = "a", data: bytes = DATA) -> Move:
 def renamed(server: AnyServer, *moves: Move, **keywords: Any) -> dict[str, RenameOutcome]:
     keywords.setdefault("sleep", lambda _seconds: None)
     with connect(server.endpoint(), server.credentials(), today=TODAY, **keywords) as session:
-        return session.rename(moves)
+        renaming = session.rename(moves)
+        if renaming.failure is not None:
+            raise renaming.failure
+        return dict(renaming.outcomes)
 
 
 def names(server: AnyServer) -> list[str]:
@@ -139,7 +149,7 @@ def test_a_rename_whose_answer_was_lost_counts_as_published(real: AnyServer) -> 
 def test_a_temporary_file_that_vanished_is_a_failed_verification(real: AnyServer) -> None:
     move = temporary(real)
     (real.directory / move.temporary).unlink()
-    with pytest.raises(RemoteVerify, match="vanished"):
+    with pytest.raises(TemporaryVanished, match="vanished"):
         renamed(real, move)
 
 
@@ -159,7 +169,7 @@ def test_without_plain_rename_the_extension_is_used_while_the_name_is_free(tmp_p
 
 def test_without_any_rename_it_is_denied_saying_so(tmp_path: Path) -> None:
     with OpenSSHServer(tmp_path, sftp_options="-P rename,posix-rename,hardlink") as server:
-        with pytest.raises(RemoteDenied, match="refuses to rename"):
+        with pytest.raises(RenameRefused, match="refuses to rename"):
             renamed(server, temporary(server))
         assert names(server) == [".a.part"]
 
@@ -176,8 +186,9 @@ def test_where_neither_looking_nor_renaming_is_allowed_it_is_denied(tmp_path: Pa
     options = "-P stat,lstat,fstat,rename,posix-rename"
     with OpenSSHServer(tmp_path, sftp_options=options) as server:
         move = temporary(server)
-        with pytest.raises(RemoteDenied, match="refuses to rename"):
+        with pytest.raises(RemoteDenied, match="refuses to rename") as caught:
             renamed(server, move)
+        assert not isinstance(caught.value, RenameRefused), "nothing was looked at"
 
 
 # -- servers that misbehave ------------------------------------------------------------------------
@@ -203,7 +214,7 @@ def replace_at(server: ProgrammableServer, old: bytes, new: bytes) -> object:
         (asyncssh.SFTPFailure("strange"), RemoteFailure),
         (asyncssh.SFTPFailure("quota exceeded"), RemoteFull),
         (asyncssh.SFTPNoSuchFile("no"), RemoteFailure),
-        (asyncssh.SFTPOpUnsupported("no"), RemoteDenied),
+        (asyncssh.SFTPOpUnsupported("no"), RenameRefused),
     ],
 )
 def test_a_rename_that_fails_both_ways_is_raised_and_leaves_the_temporary_file(
@@ -253,6 +264,33 @@ def test_one_failure_does_not_hide_the_others_success(programmable: Programmable
     with pytest.raises(RemoteFailure):
         renamed(programmable, *moves)
     assert names(programmable) == [".b.part", "a", "c"]
+
+
+def test_what_was_renamed_beside_a_failure_is_told_with_it(
+    programmable: ProgrammableServer,
+) -> None:
+    def refuse_b(_old: bytes, new: bytes) -> None:
+        if new.endswith(b"/b"):
+            raise asyncssh.SFTPPermissionDenied("no")
+
+    def sweep_a(_old: bytes, new: bytes) -> None:
+        if new.endswith(b"/a"):
+            (programmable.directory / "a").unlink()
+
+    programmable.hooks["rename"] = programmable.hooks["posix_rename"] = refuse_b
+    programmable.hooks["after rename"] = sweep_a
+    moves = [temporary(programmable, name) for name in "abc"]
+    with connect(programmable.endpoint(), programmable.credentials(), today=TODAY) as session:
+        renaming = session.rename(moves)
+    assert renaming.outcomes == {"a": SWEPT, "c": RENAMED}
+    assert type(renaming.failure) is RemoteDenied, "renaming is possible here"
+
+
+def test_a_refusal_that_may_heal_shows_no_impossibility(programmable: ProgrammableServer) -> None:
+    programmable.hooks["rename"] = raising(asyncssh.SFTPFailure("strange"))
+    programmable.hooks["posix_rename"] = raising(asyncssh.SFTPPermissionDenied("no"))
+    with pytest.raises(RemoteFailure):
+        renamed(programmable, temporary(programmable))
 
 
 def test_a_file_that_the_receiver_took_at_once_is_swept(programmable: ProgrammableServer) -> None:

@@ -273,7 +273,7 @@ def test_a_temporary_file_that_a_sweeper_took_counts_as_acknowledged(
     programmable: ProgrammableServer,
 ) -> None:
     programmable.hooks["after close"] = lambda *_: (programmable.directory / ".a.part").unlink()
-    assert sent(programmable) == {"a": Evidence(level="ack", size=len(DATA))}
+    assert sent(programmable) == {"a": Evidence(level="ack", size=len(DATA), taken=True)}
 
 
 def test_a_size_that_is_told_late_is_waited_for(programmable: ProgrammableServer) -> None:

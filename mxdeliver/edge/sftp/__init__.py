@@ -6,19 +6,22 @@ transport       paramiko's encrypted transport, bounded and restricted
 handshake       key exchange until a pinned host key is shown; scanning host keys
 authentication  each credential at most once
 engine          SFTP version 3, many requests under way at once
-upload          many files to temporary names
+upload          many files to temporary names, or to final ones where nothing can be renamed
 publish         temporary names to final names
 session         what the rest of the program uses
 """
 
+from mxdeliver.edge.sftp.failures import RenameRefused, TemporaryVanished
 from mxdeliver.edge.sftp.model import (
     Credentials,
     Evidence,
     Limits,
     Move,
+    Ownership,
     PeerFacts,
     RemoteAttributes,
     RenameOutcome,
+    Renaming,
     ScannedHostKey,
     Upload,
 )
@@ -29,11 +32,15 @@ __all__ = [
     "Evidence",
     "Limits",
     "Move",
+    "Ownership",
     "PeerFacts",
     "RemoteAttributes",
     "RenameOutcome",
+    "RenameRefused",
+    "Renaming",
     "ScannedHostKey",
     "Session",
+    "TemporaryVanished",
     "Upload",
     "connect",
     "scan_host_keys",

@@ -9,11 +9,23 @@ from mxdeliver.core.errors import (
     RemoteFailure,
     RemoteFull,
     RemoteName,
+    RemoteVerify,
 )
 from mxdeliver.edge.sftp.engine import Reply, Status
 
 _FULL = ("no space", "quota", "disk full", "space left", "out of space", "not enough space")
 _NAME = ("name too long", "invalid name", "invalid file name", "illegal name", "bad file name")
+
+
+class RenameRefused(RemoteDenied):
+    """No way of renaming is allowed: the file lies there, its final name is free, and it was refused.
+
+    Both names were looked at; what remains is to write the final name directly.
+    """
+
+
+class TemporaryVanished(RemoteVerify):
+    """A temporary file is gone and its final name is free: somebody takes what has just arrived."""
 
 
 def failure(reply: Reply, did: str, path: str, place: str, *, full: bool = False) -> MxdeliverError:

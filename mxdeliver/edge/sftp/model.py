@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import BinaryIO
 
+from mxdeliver.core.errors import MxdeliverError
 from mxdeliver.core.secret import Secret
 
 
@@ -63,7 +64,10 @@ class ScannedHostKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
-    """A file to be sent under a temporary name; `open` gives exactly `size` bytes."""
+    """A file to be sent under a temporary name; `open` gives exactly `size` bytes.
+
+    Where a server allows no rename, `temporary` is the final name itself.
+    """
 
     name: str
     temporary: str
@@ -72,11 +76,28 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ownership:
+    """Whose final names are, while they are written directly; by name, in groups.
+
+    `created` is told which the server has made for us, before any of their bytes is sent;
+    `may_remove` raises unless they are still ours to remove; `removed` is told which are gone.
+    """
+
+    created: Callable[[Sequence[str]], None]
+    may_remove: Callable[[], None]
+    removed: Callable[[Sequence[str]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """How far the server confirmed a file: "ack" (every answer was good) or "size" (looked at)."""
+    """How far the server confirmed a file: "ack" (every answer was good) or "size" (looked at).
+
+    `taken`: the name was gone right after the last answer, because the receiver takes such files.
+    """
 
     level: str
     size: int
+    taken: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,11 +110,20 @@ class Move:
 
 
 class RenameOutcome(Enum):
-    """How a file came to lie under its final name; SWEPT: renamed and taken away by the receiver."""
+    """How a file came to lie under its final name; SWEPT: it was there, and the receiver took it."""
 
     RENAMED = "renamed"
+    WRITTEN = "written"
     ALREADY_PUBLISHED = "already published"
     SWEPT = "swept"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renaming:
+    """What became of many renames at once: the files that appeared, and why others did not."""
+
+    outcomes: Mapping[str, RenameOutcome]
+    failure: MxdeliverError | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

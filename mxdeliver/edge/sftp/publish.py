@@ -11,17 +11,21 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 
 from mxdeliver.core.errors import (
+    ConnectionLost,
     MxdeliverError,
     RemoteConflict,
     RemoteDenied,
     RemoteFailure,
     RemoteVerify,
+    Stalled,
+    StopRequested,
 )
 from mxdeliver.edge.sftp.engine import Engine, Kind, Reply, Status, text
-from mxdeliver.edge.sftp.failures import failure
-from mxdeliver.edge.sftp.model import Move, RemoteAttributes, RenameOutcome
+from mxdeliver.edge.sftp.failures import RenameRefused, TemporaryVanished, failure
+from mxdeliver.edge.sftp.model import Move, RemoteAttributes, RenameOutcome, Renaming
 
 _POSIX_RENAME = "posix-rename@openssh.com"
+_DENIED = {Status.PERMISSION_DENIED, Status.UNSUPPORTED}
 _LOOK_AGAIN_AFTER = (0.1, 0.4, 1.5)
 
 
@@ -45,10 +49,11 @@ class Publisher:
         self._place = place
         self._sleep = sleep
 
-    def run(self, moves: Sequence[Move]) -> dict[str, RenameOutcome]:
-        """Publish all `moves` at once. Raises RemoteConflict, RemoteDenied, RemoteVerify and others.
+    def run(self, moves: Sequence[Move]) -> Renaming:
+        """Publish all `moves` at once; what failed does not hide what appeared.
 
-        What is there already is left alone; when that concerns one file, none is renamed.
+        What is there already is left alone; when that concerns one file, none is renamed:
+        RemoteConflict. Of several failures one is given, RenameRefused only where it is all of them.
         """
         found = self._attributes([move.final for move in moves])
         outcomes = {
@@ -65,12 +70,14 @@ class Publisher:
                 continue
             try:
                 outcomes[move.final] = self._settle_failed(move, reply)
+            except (ConnectionLost, Stalled, StopRequested):
+                raise
             except MxdeliverError as error:
                 failures.append(error)
-        outcomes |= self._confirm(renamed)
-        if failures:
-            raise failures[0]
-        return outcomes
+        confirmed, unconfirmed = self._confirm(renamed)
+        failures += unconfirmed
+        outcomes |= confirmed
+        return Renaming(outcomes=outcomes, failure=_one_of(failures, any_renamed=bool(renamed)))
 
     def _names(self, move: Move) -> bytes:
         return text(self._path(move.temporary).encode()) + text(self._path(move.final).encode())
@@ -111,11 +118,11 @@ class Publisher:
         if final is not None:
             return self._settle_existing(move, final)
         if temporary is None:
-            raise RemoteVerify(
+            raise TemporaryVanished(
                 f"{self._path(move.temporary)} on {self._place} vanished before it was renamed"
             )
         if _POSIX_RENAME in self._engine.extensions:
-            return self._posix_rename(move)
+            return self._posix_rename(move, reply)
         raise self._refused(move, reply)
 
     def _refuse_unseen(self, move: Move, reply: Reply) -> RenameOutcome:
@@ -124,9 +131,10 @@ class Publisher:
                 f"{self._place} does not rename to {self._path(move.final)} nor let it be looked "
                 f"at ({reply.text}): something may lie there already"
             )
-        raise self._refused(move, reply)
+        refused = self._refused(move, reply)
+        raise RemoteDenied(str(refused)) if isinstance(refused, RenameRefused) else refused
 
-    def _posix_rename(self, move: Move) -> RenameOutcome:
+    def _posix_rename(self, move: Move, plain: Reply) -> RenameOutcome:
         """Rename by the extension, which replaces: only while the final name is seen to be free."""
         (final,) = self._attributes([move.final]).values()
         if final is not None:
@@ -134,19 +142,19 @@ class Publisher:
         body = text(_POSIX_RENAME.encode()) + self._names(move)
         reply = self._engine.call(Kind.EXTENDED, body)
         if not reply.ok:
-            raise self._refused(move, reply)
-        return self._confirm([move])[move.final]
+            # refused only where neither of the two ways may heal by itself
+            raise self._refused(move, reply if plain.status in _DENIED else plain)
+        confirmed, failures = self._confirm([move])
+        if failures:
+            raise failures[0]
+        return confirmed[move.final]
 
     def _refused(self, move: Move, reply: Reply) -> MxdeliverError:
-        """Give the error of a server on which no rename was possible: both names were looked at.
-
-        Writing the final name directly would begin here.
-        """
+        """Give the error of a server on which no rename was possible: both names were looked at."""
         error = failure(reply, "renaming to", self._path(move.final), self._place)
         if isinstance(error, RemoteDenied):
-            return RemoteDenied(
-                f"{self._place} refuses to rename {self._path(move.temporary)} ({reply.text}); "
-                "without renaming a half-written file could be picked up"
+            return RenameRefused(
+                f"{self._place} refuses to rename {self._path(move.temporary)} ({reply.text})"
             )
         if reply.status == Status.NO_SUCH_FILE:
             return RemoteFailure(str(error))
@@ -154,38 +162,60 @@ class Publisher:
 
     # -- looking at what was renamed ---------------------------------------------------------------
 
-    def _confirm(self, moves: Sequence[Move]) -> dict[str, RenameOutcome]:
+    def _confirm(
+        self, moves: Sequence[Move]
+    ) -> tuple[dict[str, RenameOutcome], list[MxdeliverError]]:
         """Look at the final names; some servers tell a size late, so wrong ones are looked at again."""
         outcomes: dict[str, RenameOutcome] = {}
+        failures: list[MxdeliverError] = []
         waiting = list(moves)
         for pause in (*_LOOK_AGAIN_AFTER, None):
             found = self._attributes([move.final for move in waiting])
             waiting = [
-                move for move in waiting if not self._is_settled(move, found[move.final], outcomes)
+                move
+                for move in waiting
+                if not self._is_settled(move, found[move.final], outcomes, failures)
             ]
             if not waiting or pause is None:
                 break
             self._sleep(pause)
         for move in waiting:
             seen = found[move.final]
-            raise RemoteVerify(
-                f"{self._path(move.final)} on {self._place} has {seen.size if seen else 'no'} "
-                f"bytes instead of {move.size}"
+            failures.append(
+                RemoteVerify(
+                    f"{self._path(move.final)} on {self._place} has {seen.size if seen else 'no'} "
+                    f"bytes instead of {move.size}"
+                )
             )
-        return outcomes
+        return outcomes, failures
 
     def _is_settled(
-        self, move: Move, seen: RemoteAttributes | None, outcomes: dict[str, RenameOutcome]
+        self,
+        move: Move,
+        seen: RemoteAttributes | None,
+        outcomes: dict[str, RenameOutcome],
+        failures: list[MxdeliverError],
     ) -> bool:
         if seen is None:
-            if self._attributes([move.temporary])[move.temporary] is not None:
-                raise RemoteFailure(
-                    f"{self._place} said that it renamed {self._path(move.temporary)}, "
-                    "which still lies there"
+            if self._attributes([move.temporary])[move.temporary] is None:
+                outcomes[move.final] = RenameOutcome.SWEPT
+            else:
+                failures.append(
+                    RemoteFailure(
+                        f"{self._place} said that it renamed {self._path(move.temporary)}, "
+                        "which still lies there"
+                    )
                 )
-            outcomes[move.final] = RenameOutcome.SWEPT
             return True
         if seen.is_regular and seen.size in {None, move.size}:
             outcomes[move.final] = RenameOutcome.RENAMED
             return True
         return False
+
+
+def _one_of(failures: Sequence[MxdeliverError], *, any_renamed: bool) -> MxdeliverError | None:
+    """Give the failure to speak of; a refusal is general only where nothing was renamed."""
+    others = [error for error in failures if not isinstance(error, RenameRefused)]
+    if others or not failures:
+        return others[0] if others else None
+    return RemoteDenied(str(failures[0])) if any_renamed else failures[0]

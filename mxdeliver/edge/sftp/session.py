@@ -18,6 +18,7 @@ from mxdeliver.core.errors import (
     ConnectionLost,
     MxdeliverError,
     RemoteDirectoryMissing,
+    RemoteFailure,
     RemoteVerify,
     SessionLimit,
     SftpUnavailable,
@@ -37,9 +38,10 @@ from mxdeliver.edge.sftp.model import (
     Evidence,
     Limits,
     Move,
+    Ownership,
     PeerFacts,
     RemoteAttributes,
-    RenameOutcome,
+    Renaming,
     ScannedHostKey,
     Upload,
 )
@@ -201,6 +203,36 @@ class Session:
         RemoteDirectoryMissing, RemoteName, RemoteFailure, RemoteVerify, SpoolCorrupt, SpoolIO,
         StopRequested.
         """
+        self._send(uploads, progress=progress)
+        try:
+            return self._verify(uploads)
+        except MxdeliverError:
+            with suppress(ConnectionLost, Stalled, StopRequested):
+                self.remove([upload.temporary for upload in uploads])
+            raise
+
+    def write(self, uploads: Sequence[Upload], ownership: Ownership) -> dict[str, Evidence]:
+        """Send all files to their final names, each made new: where no rename is possible.
+
+        On any error what was made is removed as far as possible. Raises what `upload` raises.
+        """
+        self._send(uploads, ownership=ownership)
+        try:
+            return self._verify(uploads)
+        except MxdeliverError:
+            with suppress(ConnectionLost, Stalled, StopRequested):
+                ownership.may_remove()
+                gone = self.remove([upload.temporary for upload in uploads])
+                ownership.removed([name for name, is_gone in gone.items() if is_gone])
+            raise
+
+    def _send(
+        self,
+        uploads: Sequence[Upload],
+        *,
+        progress: Callable[[int], None] | None = None,
+        ownership: Ownership | None = None,
+    ) -> None:
         with self._bounded(self._limits.no_progress):
             Uploader(
                 self._engine,
@@ -210,19 +242,16 @@ class Session:
                 is_full=self._is_full,
                 stop_requested=self._connection.watchdog.stop_requested,
                 progress=progress,
+                ownership=ownership,
             ).run()
-        try:
-            return self._verify(uploads)
-        except MxdeliverError:
-            with suppress(ConnectionLost, Stalled, StopRequested):
-                self.remove([upload.temporary for upload in uploads])
-            raise
 
-    def rename(self, moves: Sequence[Move]) -> dict[str, RenameOutcome]:
+    def rename(self, moves: Sequence[Move]) -> Renaming:
         """Make files appear under their final names, all at once, never replacing anything.
 
-        Raises RemoteConflict, RemoteDenied, RemoteVerify, RemoteFull, RemoteFailure, RemoteName;
-        StopRequested before anything was renamed.
+        Raises RemoteConflict and StopRequested before anything was renamed; what fails afterwards
+        is told beside the files that have appeared: RemoteConflict, RemoteDenied (RenameRefused
+        where the server allows no rename at all), RemoteVerify (TemporaryVanished), RemoteFull,
+        RemoteFailure, RemoteName.
         """
         if self._connection.watchdog.stop_requested():
             raise StopRequested("stopped before files were renamed")
@@ -251,6 +280,8 @@ class Session:
         with self._bounded(self._limits.request):
             body = text(path.encode()) + struct.pack(">II", _READ_ONLY, 0)
             opened = self._engine.call(Kind.OPEN, body)
+            if opened.status == Status.NO_SUCH_FILE:
+                raise RemoteFailure(f"{path} on {self._place} vanished before it could be read")
             if opened.kind != Kind.HANDLE:
                 raise failure(opened, "opening", path, self._place)
             handle, _ = read_string(opened.body)
@@ -298,7 +329,9 @@ class Session:
             for upload in waiting:
                 seen = found[upload.temporary]
                 if seen is None or seen.size is None:
-                    evidence[upload.name] = Evidence(level="ack", size=upload.size)
+                    evidence[upload.name] = Evidence(
+                        level="ack", size=upload.size, taken=seen is None
+                    )
                 elif seen.size == upload.size and seen.is_regular:
                     evidence[upload.name] = Evidence(level="size", size=upload.size)
             waiting = [upload for upload in waiting if upload.name not in evidence]

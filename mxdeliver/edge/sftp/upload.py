@@ -4,6 +4,9 @@ Files are opened as others close, at most as many as endpoint and server allow; 
 as handles arrive, within a bound of bytes under way; each file is flushed and closed once all of its
 pieces are acknowledged. On any error the rest is given up, answers still under way are awaited,
 handles closed and the files created here removed.
+
+Files that are written under their final names are opened in groups instead: before the first byte
+of a group is sent, it is told which of its names the server has made for us.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from mxdeliver.core.errors import (
 )
 from mxdeliver.edge.sftp.engine import DEFAULT_PIECE, Engine, Kind, Reply, Status, read_string, text
 from mxdeliver.edge.sftp.failures import failure
-from mxdeliver.edge.sftp.model import Upload
+from mxdeliver.edge.sftp.model import Ownership, Upload
 
 _BYTES_UNDER_WAY = 4 * 1024 * 1024
 _PIECES_UNDER_WAY = 1024  # counts where a server's limit makes pieces tiny
@@ -83,8 +86,10 @@ class Uploader:
         is_full: Callable[[], bool],
         stop_requested: Callable[[], bool],
         progress: Callable[[int], None] | None,
+        ownership: Ownership | None = None,
     ) -> None:
         self._engine = engine
+        self._ownership = ownership
         self._place = place
         self._is_full = is_full
         self._stop_requested = stop_requested
@@ -95,7 +100,8 @@ class Uploader:
         self._open_files = min(open_files, engine.most_handles or open_files)
         self._opening = 0
         self._held: dict[str, _File] = {}
-        self._created: list[str] = []
+        self._created: list[_File] = []
+        self._unclaimed: list[_File] = []
         self._bytes_under_way = 0
         self._piece = min(DEFAULT_PIECE, engine.piece)
         self._failure: MxdeliverError | None = None
@@ -112,7 +118,8 @@ class Uploader:
             for file in self._held.values():
                 file.close()
         if self._failure is not None:
-            with suppress(SSHException, OSError, EOFError, ConnectionLost):
+            # what goes wrong now is met again by the next attempt
+            with suppress(SSHException, OSError, EOFError, MxdeliverError):
                 self._give_up()
             raise self._failure
 
@@ -121,7 +128,9 @@ class Uploader:
             if self._stop_requested():
                 raise StopRequested("stopped while files were being sent")
             self._open_more()
-            if self._writing and self._has_room():
+            if self._unclaimed and not self._opening:
+                self._claim()
+            elif self._writing and self._has_room():
                 self._write_piece(self._writing[0])
                 self._engine.reap_ready()
             else:
@@ -135,6 +144,8 @@ class Uploader:
     # -- one file ----------------------------------------------------------------------------------
 
     def _open_more(self) -> None:
+        if self._ownership is not None and self._held:
+            return
         while self._unopened and self._opening + len(self._held) < self._open_files:
             file = self._unopened.popleft()
             self._opening += 1
@@ -146,17 +157,31 @@ class Uploader:
         if reply.kind == Kind.HANDLE:
             file.handle, _ = read_string(reply.body)
             self._held[file.path] = file
-            self._created.append(file.path)
-            if file.upload.size:
-                self._writing.append(file)
+            self._created.append(file)
+            if self._ownership is None:
+                self._begin(file)
             else:
-                self._flush(file)
+                self._unclaimed.append(file)
         elif reply.status == Status.FAILURE and self._held and self._failure is None:
             # too many open for this server: this one waits until another is closed
             self._open_files = max(1, min(self._open_files - 1, len(self._held)))
             self._unopened.append(file)
         else:
             self._fail(reply, "creating", file)
+
+    def _claim(self) -> None:
+        """Have it written down that the group's names are ours, then begin with their bytes."""
+        group, self._unclaimed = self._unclaimed, []
+        if self._ownership is not None:
+            self._ownership.created([file.upload.name for file in group])
+        for file in group:
+            self._begin(file)
+
+    def _begin(self, file: _File) -> None:
+        if file.upload.size:
+            self._writing.append(file)
+        else:
+            self._flush(file)
 
     def _write_piece(self, file: _File) -> None:
         data = file.read(self._piece)
@@ -231,4 +256,14 @@ class Uploader:
         if isinstance(self._failure, RemoteFailure) and self._is_full():
             self._failure = RemoteFull(f"{self._failure}; the server's disk or quota is used up")
         engine.call_all((Kind.CLOSE, text(file.handle)) for file in self._held.values())
-        engine.call_all((Kind.REMOVE, text(path.encode())) for path in self._created)
+        if self._ownership is not None:
+            self._ownership.may_remove()
+        replies = engine.call_all((Kind.REMOVE, text(file.path.encode())) for file in self._created)
+        if self._ownership is not None:
+            self._ownership.removed(
+                [
+                    file.upload.name
+                    for file, reply in zip(self._created, replies, strict=True)
+                    if reply.status in {Status.OK, Status.NO_SUCH_FILE}
+                ]
+            )

@@ -1,0 +1,88 @@
+"""What a client's server allows: remembered from earlier deliveries, found out anew in each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import date
+
+from mxdeliver.core.calendar import SnapshotDate
+from mxdeliver.edge.ledger import Lease, Publishing, ServerProfile
+from mxdeliver.edge.sftp import Evidence, RenameOutcome
+
+_LEVELS = ("ack", "size", "hash", "readback")
+_DAYS_REMEMBERED = 7
+"""Direct writing is the weaker way: whether renaming has become possible is tried again after these."""
+
+
+class Profile:
+    """The profile of one push; what was found out is kept in the ledger."""
+
+    def __init__(
+        self,
+        known: ServerProfile | None,
+        *,
+        destination: str,
+        software: str,
+        today: date,
+        lease: Lease,
+    ) -> None:
+        same = known is not None and (known.destination, known.software) == (destination, software)
+        self._known = known if same else None
+        self._destination = destination
+        self._software = software
+        self._today = SnapshotDate.of(today)
+        self._lease = lease
+        self._level: str | None = None
+        self._sweeps = False
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether renaming was found impossible on this server a short while ago."""
+        known = self._known
+        return (
+            known is not None
+            and known.publishing is Publishing.DIRECT
+            and 0 <= self._today.toordinal() - known.decided_on.toordinal() < _DAYS_REMEMBERED
+        )
+
+    def rename_is_impossible(self, evidence: Mapping[str, Evidence]) -> None:
+        """Remember at once that files must be written directly."""
+        self.saw(evidence)
+        self._keep(Publishing.DIRECT, decided_on=self._today)
+        self._level = None
+
+    def saw(self, evidence: Mapping[str, Evidence], outcomes: Iterable[RenameOutcome] = ()) -> None:
+        """Take note of how far files were verified, and whether they were taken away."""
+        levels = [_LEVELS.index(one.level) for one in evidence.values()]
+        if self._level is not None:
+            levels.append(_LEVELS.index(self._level))
+        if levels:
+            self._level = _LEVELS[min(levels)]
+        self._sweeps |= any(one.taken for one in evidence.values())
+        self._sweeps |= RenameOutcome.SWEPT in set(outcomes)
+
+    def keep(self) -> None:
+        """Write down what this delivery has shown; nothing where it sent no file."""
+        if self._level is None:
+            return
+        if self.is_direct and self._known is not None:
+            self._keep(Publishing.DIRECT, decided_on=self._known.decided_on)
+        else:
+            self._keep(Publishing.RENAME, decided_on=self._today)
+
+    def _keep(self, publishing: Publishing, *, decided_on: SnapshotDate) -> None:
+        found = ServerProfile(
+            destination=self._destination,
+            software=self._software,
+            publishing=publishing,
+            level=self._level or "ack",
+            sweeps=self._sweeps,
+            decided_on=decided_on,
+        )
+        known = self._known
+        if known is not None and publishing is known.publishing is Publishing.RENAME:
+            known = replace(known, decided_on=decided_on)  # a new date alone is not worth a commit
+        if found != known:
+            self._lease.server(found)
+        self._known = found

@@ -1,0 +1,332 @@
+"""The steps of a push: connect, look, upload, publish."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from functools import partial
+
+from mxdeliver.core import naming
+from mxdeliver.core.errors import (
+    ConnectionLost,
+    MxdeliverError,
+    Stalled,
+    StopRequested,
+)
+from mxdeliver.core.log import Log
+from mxdeliver.core.model import Artifact, Bundle, Client, DailyFile
+from mxdeliver.edge.ledger import FileStage, FileState, Lease, PublishEvidence
+from mxdeliver.edge.sftp import (
+    Credentials,
+    Evidence,
+    Move,
+    Ownership,
+    RenameOutcome,
+    RenameRefused,
+    Session,
+    TemporaryVanished,
+    Upload,
+    connect,
+)
+from mxdeliver.edge.spool import Spool
+from mxdeliver.push.existing import Existing, Found, Records
+from mxdeliver.push.profile import Profile
+
+
+def push(
+    bundle: Bundle,
+    client: Client,
+    *,
+    lease: Lease,
+    records: Records,
+    spool: Spool,
+    credentials: Credentials,
+    today: date,
+    nonce: Callable[[], str],
+    log: Log,
+    stop: Callable[[], bool],
+) -> None:
+    """Make every file of the bundle appear on the client's server, the manifest last.
+
+    Returns when the server has acknowledged all of it and the ledger knows. Raises the errors of the
+    network, the handshake and the client's server, SpoolCorrupt, LeaseLost, StopRequested.
+    """
+    left = lease.bound_to(client.endpoint.destination)
+    if left:
+        log(
+            "temporaries.left",
+            f"the server or directory has changed; {len(left)} temporary files may lie at the earlier "
+            "one",
+            level="warning",
+        )
+    progress = records.files(bundle.key)
+    wanted = [file for file in bundle.files if not _is_published(progress, file)]
+    if not wanted:
+        return
+    for file in wanted if bundle.manifest in wanted else (*wanted, bundle.manifest):
+        spool.verify(bundle.key, file)
+    started = time.monotonic()
+    with connect(client.endpoint, credentials, today=today, stop=stop) as session:
+        facts = session.facts
+        log(
+            "connection.opened",
+            f"connected to {facts.address}:{facts.port}",
+            host=client.endpoint.host,
+            port=facts.port,
+            seconds=round(time.monotonic() - started, 3),
+        )
+        _Push(
+            bundle,
+            client,
+            session=session,
+            lease=lease,
+            records=records,
+            existing=Existing(
+                bundle, client, session=session, records=records, spool=spool, log=log
+            ),
+            profile=Profile(
+                records.server(client.guid),
+                destination=client.endpoint.destination,
+                software=facts.server,
+                today=today,
+                lease=lease,
+            ),
+            nonce=nonce,
+            log=log,
+        ).carry_out()
+
+
+def _is_published(progress: Mapping[str, FileState], file: Artifact) -> bool:
+    return file.name in progress and progress[file.name].state is FileStage.PUBLISHED
+
+
+class _Push:
+    """The steps of one push over one open session."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        client: Client,
+        *,
+        session: Session,
+        lease: Lease,
+        records: Records,
+        existing: Existing,
+        profile: Profile,
+        nonce: Callable[[], str],
+        log: Log,
+    ) -> None:
+        self._bundle = bundle
+        self._client = client
+        self._session = session
+        self._lease = lease
+        self._records = records
+        self._existing = existing
+        self._profile = profile
+        self._nonce = nonce
+        self._log = log
+
+    def carry_out(self) -> None:
+        """Publish what is not there yet, by renaming unless that is known to be impossible."""
+        self._session.check_directory()
+        if not self._profile.is_direct:
+            try:
+                self._upload_and_rename()
+            except (RenameRefused, TemporaryVanished) as error:
+                if not self._profile.is_direct:
+                    raise
+                self._log(
+                    "server.direct",
+                    f"{error}: files are written under their final names, the manifest last",
+                    level="warning",
+                )
+        if self._profile.is_direct:
+            self._write_directly()
+        self._profile.keep()
+
+    def _look(self) -> tuple[list[Artifact], Found]:
+        """Give the files that are still to be sent, after writing down which are there."""
+        progress = self._records.files(self._bundle.key)
+        wanted = [file for file in self._bundle.files if not _is_published(progress, file)]
+        found = self._existing.look(wanted, progress)
+        if self._profile.is_direct and self._withdraw_manifest(wanted, progress, found):
+            wanted = [file for file in wanted if file is not self._bundle.manifest]
+            wanted.append(self._bundle.manifest)
+        self._note_published(
+            {name: outcome for name, (outcome, _) in found.there.items()},
+            {name: level for name, (_, level) in found.there.items()},
+        )
+        return [file for file in wanted if file.name not in found.there], found
+
+    # -- with temporary names ------------------------------------------------------------------------
+
+    def _upload_and_rename(self) -> None:
+        missing, found = self._look()
+        leftovers = self._records.temporaries(self._bundle.key)
+        temporaries = {
+            file.name: naming.temporary_name(
+                file.name, token=self._lease.token, nonce=self._nonce()
+            )
+            for file in missing
+        }
+        # Before the earlier ones are removed: a name that is gone must never look like one renamed.
+        self._lease.uploading(temporaries)
+        self._existing.remove(leftovers)
+        if not missing:
+            return
+        evidence = self._session.upload([self._upload(file, temporaries) for file in missing])
+        self._existing.clear(found.torn)
+        self._existing.take_away(found.replaced)
+        for files in self._in_order(missing):
+            self._publish(files, temporaries, evidence)
+        self._records.forget_temporaries(self._bundle.key, list(temporaries.values()))
+
+    def _upload(self, file: Artifact, temporaries: Mapping[str, str]) -> Upload:
+        return Upload(
+            name=file.name,
+            temporary=temporaries.get(file.name, file.name),
+            size=file.encrypted_file_size,
+            open=partial(self._existing.open, file),
+        )
+
+    def _in_order(self, files: Sequence[Artifact]) -> list[list[Artifact]]:
+        """Give the daily files, then the manifest, without what is empty."""
+        manifest = self._bundle.manifest
+        groups = [
+            [file for file in files if file is not manifest],
+            [file for file in files if file is manifest],
+        ]
+        return [group for group in groups if group]
+
+    def _publish(
+        self,
+        files: Sequence[Artifact],
+        temporaries: Mapping[str, str],
+        evidence: Mapping[str, Evidence],
+    ) -> None:
+        names = [file.name for file in files]
+        self._lease.publishing(names)
+        moves = [
+            Move(temporary=temporaries[file.name], final=file.name, size=file.encrypted_file_size)
+            for file in files
+        ]
+        try:
+            renaming = self._session.rename(moves)
+        except (ConnectionLost, Stalled, StopRequested):
+            raise  # the answers are unknown: the next attempt looks at both names
+        except MxdeliverError:
+            self._lease.not_renamed(names)
+            raise
+        self._note_sent(renaming.outcomes, evidence)
+        if renaming.failure is not None:
+            self._lease.not_renamed([name for name in names if name not in renaming.outcomes])
+            if _shows_that_only_writing_helps(renaming.failure, evidence):
+                self._profile.rename_is_impossible(evidence)
+            raise renaming.failure
+
+    # -- with final names alone ----------------------------------------------------------------------
+
+    def _write_directly(self) -> None:
+        missing, found = self._look()
+        self._existing.remove(self._records.temporaries(self._bundle.key))
+        self._existing.clear(found.torn)
+        self._existing.take_away(found.replaced)
+        for files in self._in_order(missing):
+            self._write([file.name for file in files], [self._upload(file, {}) for file in files])
+
+    def _write(self, names: Sequence[str], uploads: Sequence[Upload]) -> None:
+        self._lease.writing(names)
+        evidence = self._session.write(
+            uploads,
+            Ownership(
+                created=self._lease.created,
+                may_remove=self._lease.check,
+                removed=partial(self._records.forget_half_written, self._bundle.key),
+            ),
+        )
+        outcomes = {
+            name: RenameOutcome.SWEPT if one.taken else RenameOutcome.WRITTEN
+            for name, one in evidence.items()
+        }
+        self._note_sent(outcomes, evidence)
+
+    def _withdraw_manifest(
+        self, wanted: Sequence[Artifact], progress: Mapping[str, FileState], found: Found
+    ) -> bool:
+        """Take our manifest away while daily files are missing: it must not lie beside partial ones.
+
+        Tells whether it was there, and is to be sent again.
+        """
+        manifest = self._bundle.manifest
+        if all(file is manifest or file.name in found.there for file in wanted):
+            return False
+        if _is_published(progress, manifest):
+            self._lease.withdrawn([manifest.name])
+        elif found.there.pop(manifest.name, None) is None:
+            return False
+        self._existing.take_away([manifest.name])
+        return True
+
+    # -- what the server has acknowledged ------------------------------------------------------------
+
+    def _note_sent(
+        self, outcomes: Mapping[str, RenameOutcome], evidence: Mapping[str, Evidence]
+    ) -> None:
+        sent = {name: evidence[name] for name in outcomes}
+        self._profile.saw(sent, outcomes.values())
+        self._note_published(outcomes, {name: one.level for name, one in sent.items()})
+
+    def _note_published(
+        self, outcomes: Mapping[str, RenameOutcome], levels: Mapping[str, str]
+    ) -> None:
+        """Tell the ledger, then the log, what the server has acknowledged."""
+        files = [file for file in self._bundle.files if file.name in outcomes]
+        if not files:
+            return
+        facts = self._session.facts
+        self._lease.published(
+            {
+                file.name: PublishEvidence(
+                    level=levels[file.name],
+                    size=file.encrypted_file_size,
+                    outcome=outcomes[file.name].value,
+                    address=facts.address,
+                    host_key=facts.host_key,
+                    server=facts.server,
+                )
+                for file in files
+            }
+        )
+        for file in files:
+            self._log_published(file)
+
+    def _log_published(self, file: Artifact) -> None:
+        fields: dict[str, object] = {
+            "file_name": file.name,
+            "record_count": file.record_count,
+            "file_size": file.file_size,
+            "encrypted_file_size": file.encrypted_file_size,
+            "checksum": file.checksum,
+            "host": self._client.endpoint.host,
+            "port": self._client.endpoint.port,
+        }
+        if isinstance(file.identity, DailyFile):
+            fields["resource_type"] = file.identity.resource.upper()
+            fields["event_type"] = file.identity.event.value
+            self._log("file.delivered", f"{file.name} delivered", **fields)
+        else:
+            self._log("manifest.delivered", f"{file.name} delivered", **fields)
+
+
+def _shows_that_only_writing_helps(
+    failure: MxdeliverError, evidence: Mapping[str, Evidence]
+) -> bool:
+    """Tell whether no temporary file can be renamed here, now or by trying again.
+
+    The server refused it with both names looked at, or the receiver takes temporary files away
+    too: one was gone right after the upload, and RENAME has found none.
+    """
+    if isinstance(failure, TemporaryVanished):
+        return any(one.taken for one in evidence.values())
+    return isinstance(failure, RenameRefused)
