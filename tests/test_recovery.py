@@ -6,30 +6,26 @@ catches, so that what is behind it does not happen, as after SIGKILL.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from datetime import date
-from threading import Event
-
 import pytest
 
-from mxdeliver.cli import wiring
-from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.errors import RemoteDenied
 from mxdeliver.core.model import Outcome
 from mxdeliver.deliver import deliver, needs_new_revision
-from mxdeliver.edge.avro import load_resources
 from mxdeliver.edge.ledger import Lease, Ledger
 from mxdeliver.edge.sftp import Session
-from tests.support.deployment import Deployment, key_pair
+from tests.support.attempts import (
+    DAY,
+    FILES,
+    attempt,
+    crash,
+    is_whole,
+    one_day,
+    rebuild,
+    resume,
+    site_of,
+)
+from tests.support.deployment import key_pair
 from tests.support.openssh import OpenSSHServer
-from tests.support.warehouse import make_warehouse
-
-DAY = SnapshotDate(2026, 11, 20)
-FILES = 4
-
-
-class CrashError(BaseException):
-    """Ends everything, as SIGKILL would."""
 
 
 @pytest.fixture(scope="module")
@@ -40,57 +36,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def party(tmp_path, server):
-    deployment = Deployment(tmp_path, server)
-    party = deployment.add_client(resources=["users"])
-    make_warehouse(
-        deployment.warehouse, clients=[party.guid], days=[date(2026, 11, 20)], filled=["users"]
-    )
-    party.deployment = deployment
-    return party
-
-
-@contextmanager
-def site_of(party):
-    party.deployment.write()
-    configuration = wiring.load(party.deployment.config_path)
-    with wiring.open_site(
-        configuration, resources=load_resources(), run_id="test", stop=Event()
-    ) as site:
-        yield site, configuration.clients[0]
-
-
-def attempt(party):
-    """Make one attempt of the day's latest revision, or of the next one where that is needed."""
-    with site_of(party) as (site, client):
-        key = site.ledger.ensure(client, DAY, now=site.clock()).key
-        site.ledger.reopen(key, now=site.clock(), new_deadline=site.clock() + client.retry.deadline)
-        if needs_new_revision(key, client, site):
-            key = site.ledger.new_revision(client, DAY, now=site.clock())
-        return deliver(key, client, site)
-
-
-def crash(party, monkeypatch, owner, name, *, after=False, call=1):
-    """Make an attempt that ends before (or after) the `call`th call of a step."""
-    original = getattr(owner, name)
-    calls = []
-
-    def crashing(*arguments, **options):
-        calls.append(name)
-        if len(calls) < call:
-            return original(*arguments, **options)
-        if after:
-            original(*arguments, **options)
-        raise CrashError
-
-    with monkeypatch.context() as patched:
-        patched.setattr(owner, name, crashing)
-        with pytest.raises(CrashError):
-            attempt(party)
-
-
-def is_whole(party):
-    received = party.received()
-    return len(received) == FILES and party.leftovers() == []
+    return one_day(tmp_path, server)
 
 
 STEPS = [
@@ -139,8 +85,7 @@ def test_files_whose_rename_was_refused_are_sent_again(party, monkeypatch):
         assert attempt(party).error.code == "REMOTE_DENIED"
     for leftover in party.leftovers():
         (party.directory / leftover).unlink()  # as the client's people would tidy up
-    with site_of(party) as (site, _):
-        site.ledger.resume(client_guid=party.guid, day=DAY, now=site.clock())
+    resume(party)
     assert attempt(party).outcome is Outcome.DELIVERED
     assert is_whole(party)
 
@@ -173,11 +118,6 @@ def test_a_day_that_is_there_is_delivered_without_a_server(party, monkeypatch):
     crash(party, monkeypatch, Lease, "delivered")
     party.deployment.write_secret("wrong by now")
     assert attempt(party).outcome is Outcome.DELIVERED
-
-
-def rebuild(party):
-    with site_of(party) as (site, client):
-        site.ledger.new_revision(client, DAY, now=site.clock())
 
 
 def test_a_rebuilt_day_takes_the_place_of_what_was_ours(party, monkeypatch):

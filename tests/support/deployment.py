@@ -21,13 +21,28 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
-from tests.support.openssh import OpenSSHServer
-
 PROGRAM = (sys.executable, "-m", "mxdeliver")
+
+
+class DeliveryServer(Protocol):
+    """What a deployment asks of a server; `remote_path` tells how it names one of its folders."""
+
+    host: str
+    port: int
+    username: str
+    password: str
+    directory: Path
+
+    @property
+    def pins(self) -> dict[str, str]:
+        """The host keys' `SHA256:…` by kind."""
+
+    def remote_path(self, folder: Path) -> str:
+        """Give the name under which the server's user finds a folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +136,7 @@ class Party:
 class Deployment:
     """A configuration file with its surroundings under `folder`."""
 
-    def __init__(self, folder: Path, server: OpenSSHServer) -> None:
+    def __init__(self, folder: Path, server: DeliveryServer) -> None:
         self.folder = folder
         self.server = server
         self.config_path = folder / "config.yaml"
@@ -171,7 +186,7 @@ class Deployment:
                 "password": {"file": self.secret_path.name},
                 "host_keys": list(self.server.pins.values()),
                 "allowed_ips": [self.server.host],
-                "directory": str(directory),
+                "directory": self.server.remote_path(directory),
             },
         }
         party = Party(_merged(entry, changes), directory, pair)

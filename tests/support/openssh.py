@@ -90,7 +90,8 @@ class Workspace:
 class OpenSSHServer:
     """OpenSSH's sshd with internal-sftp; a context manager.
 
-    `sftp_options` go to the sftp server (`-P posix-rename`, `-R`), `settings` are further lines of
+    `sftp_options` go to the sftp server (`-P posix-rename`, `-R`), `sftp_program` is another one
+    than sshd's own (`/usr/lib/openssh/sftp-server`), `settings` are further lines of
     sshd_config and win over ours, `host_keys` are the kinds of host key it shows, `authorized_keys`
     the public keys that may log in. A new session starts in `home`, which holds `directory`.
     """
@@ -100,6 +101,7 @@ class OpenSSHServer:
         tmp_path: Path,
         *,
         sftp_options: str = "",
+        sftp_program: str = "internal-sftp",
         settings: Sequence[str] = (),
         host_keys: Sequence[str] = HOST_KEY_TYPES,
         authorized_keys: Sequence[str] = (),
@@ -112,6 +114,7 @@ class OpenSSHServer:
         self._folder = Path(tempfile.mkdtemp(prefix="sshd-", dir=tmp_path))
         self._log = self._folder / "log"
         self._options = sftp_options
+        self._program = sftp_program
         self._settings = tuple(settings)
         self._authorized_keys = tuple(authorized_keys)
         self._workspace = Workspace()
@@ -129,6 +132,10 @@ class OpenSSHServer:
     def pins(self) -> dict[str, str]:
         """The host keys' `SHA256:…` by kind."""
         return {kind: fingerprint(line) for kind, line in self.public_keys.items()}
+
+    def remote_path(self, folder: Path) -> str:
+        """Give the name under which the user finds a folder."""
+        return str(folder)
 
     def endpoint(self, **changes: Any) -> Endpoint:
         """Give an endpoint that fits this server, with `changes` made to it."""
@@ -208,7 +215,7 @@ class OpenSSHServer:
             "KbdInteractiveAuthentication no",
             f"AuthorizedKeysFile {self._workspace.root}/authorized_keys",
             f"AllowUsers {self.username}",
-            f"Subsystem sftp internal-sftp -d {self.home} {self._options}",
+            f"Subsystem sftp {self._program} -d {self.home} {self._options}",
         ]
 
     def __exit__(self, *_: object) -> None:

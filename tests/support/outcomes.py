@@ -23,8 +23,7 @@ from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]  # ships no types
 
-from tests.support.deployment import Deployment, Party
-from tests.support.openssh import OpenSSHServer
+from tests.support.deployment import DeliveryServer, Deployment, Party
 from tests.support.warehouse import make_warehouse
 
 DAY = (datetime.now(UTC) - timedelta(days=2)).date()
@@ -38,7 +37,7 @@ _ROOT = Path(__file__).parents[2]
 _ESCAPED = json.dumps(VALUE)[1:-1].encode()
 
 
-def small_deployment(folder: Path, server: OpenSSHServer) -> Deployment:
+def small_deployment(folder: Path, server: DeliveryServer) -> Deployment:
     """Give a deployment whose clients get two resources, are tried once a run, and owe no days."""
     deployment = Deployment(folder, server)
     deployment.document["retry"] = {"attempts": 1, "initial": "1s", "maximum": "1s"}

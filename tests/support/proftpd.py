@@ -43,6 +43,15 @@ class ProFTPDServer:
         self._private_key, self.public_key = key_pair("rsa", 2048)
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pins(self) -> dict[str, str]:
+        """The host key's `SHA256:…` by kind."""
+        return {"rsa": fingerprint(self.public_key)}
+
+    def remote_path(self, folder: Path) -> str:
+        """Give the name under which the user finds a folder."""
+        return str(folder)
+
     def endpoint(self, **changes: Any) -> Endpoint:
         """Give an endpoint that fits this server, with `changes` made to it."""
         endpoint = Endpoint(

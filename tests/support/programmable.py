@@ -61,6 +61,9 @@ class ProgrammableServer:
     """asyncssh's server in a thread of its own; a context manager."""
 
     def __init__(self, tmp_path: Path) -> None:
+        self.host = "127.0.0.1"
+        self.username = "someone"
+        self.password = PASSWORD
         self.root = Path(tempfile.mkdtemp(prefix="programmable-", dir=tmp_path))
         self.directory = self.root / "incoming"
         self.directory.mkdir()
@@ -93,6 +96,15 @@ class ProgrammableServer:
         self._listening = Event()
         self._thread = Thread(target=self._run, daemon=True)
         self._acceptor: asyncssh.SSHAcceptor | None = None
+
+    @property
+    def pins(self) -> dict[str, str]:
+        """The host key's `SHA256:…` by kind."""
+        return {"ed25519": _host_key().get_fingerprint()}
+
+    def remote_path(self, folder: Path) -> str:
+        """Give the name under which the user finds a folder: the root is this server's own."""
+        return f"/{folder.relative_to(self.root)}"
 
     def endpoint(self, **changes: Any) -> Endpoint:
         """Give an endpoint that fits this server, with `changes` made to it."""
