@@ -230,8 +230,7 @@ def _ended(
 ) -> Result:
     """Decide what follows, write it into ledger and log."""
     now = site.clock()
-    delivery = site.ledger.get(key)
-    deadline = delivery.deadline if delivery is not None and delivery.deadline else now
+    deadline = _deadline(key, site, now)
     tried = retry.count(error, site.ledger.attempts(key))
     decision = retry.decide(
         error,
@@ -243,22 +242,17 @@ def _ended(
         chance=site.chance(),
     )
     seconds = round(time.monotonic() - started, 3)
-    text = error.explain()
-    if decision.error_code == DeadlinePassed.code != error.code:
-        text = f"not possible by {deadline:%Y-%m-%d %H:%M} UTC; at last {error.code}: {text}"
-    _record(decision, error, text, lease, now)
-    if decision.outcome is not Outcome.STOPPED:
-        log(
-            f"delivery.{_EVENT[decision.outcome]}",
-            f"{client.name}, {key.snapshot_date}: {text}",
-            level="warning" if decision.outcome is Outcome.RETRY else "error",
-            error_code=decision.error_code,
-            retryable=decision.outcome is Outcome.RETRY,
-            retry_at=decision.retry_at,
-            host=client.endpoint.host,
-            port=client.endpoint.port,
-            seconds=seconds,
-        )
+    _write_down(
+        decision,
+        error,
+        error.explain(),
+        client,
+        lease=lease,
+        log=log,
+        deadline=deadline,
+        now=now,
+        seconds=seconds,
+    )
     return Result(
         key=key,
         outcome=decision.outcome,
@@ -266,6 +260,78 @@ def _ended(
         retry_at=decision.retry_at,
         seconds=seconds,
     )
+
+
+def put_off(
+    key: DeliveryKey,
+    client: Client,
+    site: Site,
+    error: MxdeliverError,
+    *,
+    why: str,
+    until: datetime,
+) -> Result:
+    """Leave a delivery until then without an attempt, after what others met at the same server.
+
+    Past its deadline it has failed. LeaseHeld when another process is at it.
+    """
+    now = site.clock()
+    with site.ledger.claim(
+        key,
+        now=now,
+        context=site.context(client),
+        deadline=now + client.retry.deadline,
+        counted=False,
+    ) as lease:
+        deadline = _deadline(key, site, now)
+        decision = retry.put_off(error, until=until, deadline=deadline)
+        text = f"not tried, {why}; at last {error.explain()}"
+        _write_down(
+            decision,
+            error,
+            text,
+            client,
+            lease=lease,
+            log=site.log(key),
+            deadline=deadline,
+            now=now,
+        )
+    return Result(key=key, outcome=decision.outcome, error=error, retry_at=decision.retry_at)
+
+
+def _deadline(key: DeliveryKey, site: Site, now: datetime) -> datetime:
+    delivery = site.ledger.get(key)
+    return delivery.deadline if delivery is not None and delivery.deadline else now
+
+
+def _write_down(
+    decision: Decision,
+    error: MxdeliverError,
+    text: str,
+    client: Client,
+    *,
+    lease: Lease,
+    log: Log,
+    deadline: datetime,
+    now: datetime,
+    **fields: object,
+) -> None:
+    """Tell the ledger, then the log, how it ended."""
+    if decision.error_code == DeadlinePassed.code != error.code:
+        text = f"not possible by {deadline:%Y-%m-%d %H:%M} UTC; at last {error.code}: {text}"
+    _record(decision, error, text, lease, now)
+    if decision.outcome is not Outcome.STOPPED:
+        log(
+            f"delivery.{_EVENT[decision.outcome]}",
+            f"{client.name}, {lease.key.snapshot_date}: {text}",
+            level="warning" if decision.outcome is Outcome.RETRY else "error",
+            error_code=decision.error_code,
+            retryable=decision.outcome is Outcome.RETRY,
+            retry_at=decision.retry_at,
+            host=client.endpoint.host,
+            port=client.endpoint.port,
+            **fields,
+        )
 
 
 _EVENT = {Outcome.RETRY: "retrying", Outcome.PARKED: "parked", Outcome.FAILED: "failed"}

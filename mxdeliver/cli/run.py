@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mxdeliver.cli.wiring import Chosen
+    from mxdeliver.core.breaker import Breaker
     from mxdeliver.deliver import Result, Site
     from mxdeliver.edge.config import Configuration
     from mxdeliver.worker import Report
@@ -177,11 +178,12 @@ def carry_out(
     *,
     log_run: bool = True,
     ask_every: timedelta | None = None,
+    breaker: Breaker | None = None,
 ) -> tuple[Report, list[Delivery]]:
     """Deliver, prune, and give what became of each delivery that was chosen.
 
     The run's beginning and end stand in the log only with `log_run`;
-    `ask_every` is explained by `worker.run_due`.
+    `ask_every` and `breaker` are explained by `worker.run_due`.
     """
     from mxdeliver import worker  # noqa: PLC0415 - imports pyarrow and paramiko
 
@@ -196,6 +198,7 @@ def carry_out(
             places=places,
             stop=stop,
             ask_every=ask_every,
+            breaker=breaker,
         )
     else:
         report = worker.run_days(chosen.clients, days, site, places=places, stop=stop)

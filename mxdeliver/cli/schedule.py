@@ -19,6 +19,7 @@ import click
 from mxdeliver import cli
 from mxdeliver.cli import options, process, wiring
 from mxdeliver.cli.run import carry_out, show_broken, show_troubles
+from mxdeliver.core.breaker import Breaker
 from mxdeliver.core.errors import Internal, MxdeliverError
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ class Daemon:
         self._stop = stop
         self._every = every
         self._clock = clock
+        self._breaker = Breaker()
         self._run_id = wiring.new_run_id()
         self._said: dict[str, str] = {}
 
@@ -169,6 +171,7 @@ class Daemon:
                 self._stop,
                 log_run=False,
                 ask_every=self._every,
+                breaker=self._breaker,
             )
         if not self._stop.is_set():
             show_troubles(report, deliveries, chosen)

@@ -69,10 +69,22 @@ def decide(
     return Decision(outcome=Outcome.RETRY, error_code=error.code, retry_at=retry_at)
 
 
+def put_off(error: MxdeliverError, *, until: datetime, deadline: datetime) -> Decision:
+    """Decide what follows where no attempt is made: `error` was met on the way to the same server."""
+    if until >= deadline:
+        return Decision(outcome=Outcome.FAILED, error_code=DeadlinePassed.code)
+    return Decision(outcome=Outcome.RETRY, error_code=error.code, retry_at=until)
+
+
+def pause(*, policy: RetryPolicy, chance: float) -> timedelta:
+    """Give the time for which a server that does not answer is left alone: as what heals slowly."""
+    return policy.maximum * (0.5 + chance / 2)
+
+
 def wait(error: MxdeliverError, *, attempt: int, policy: RetryPolicy, chance: float) -> timedelta:
     """Give the time to wait before the next attempt."""
     if error.kind is Kind.SLOW:
-        return policy.maximum * (0.5 + chance / 2)
+        return pause(policy=policy, chance=chance)
     doublings = min(attempt - 1, 32)
     longest: timedelta = min(policy.initial * 2**doublings, policy.maximum)
     return longest * chance

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from threading import Event
 
 from mxdeliver.core import calendar
+from mxdeliver.core.breaker import Breaker
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.errors import DayNotClosed
 from mxdeliver.core.model import Client, Delivery, DeliveryKey, DeliveryState
@@ -24,12 +25,14 @@ def run_due(
     places: int,
     stop: Event,
     ask_every: timedelta | None = None,
+    breaker: Breaker | None = None,
 ) -> Report:
     """Deliver everything that the ledger says is due; cheap when nothing is.
 
     The report tells, once, of days that have left the catch-up window undelivered, too. With
     `ask_every`, the daemon's way: longer waits are left to the ledger, and as long as a delivery is
-    under way the ledger is asked so often what has become due for other clients.
+    under way the ledger is asked so often what has become due for other clients. Its `breaker` knows
+    from one call to the next which servers do not answer.
     """
     left: list[DeliveryKey] = []
 
@@ -45,7 +48,8 @@ def run_due(
         return _behind_nothing([one.key for one in found], site, now)
 
     again = None if ask_every is None else Again(ask=due, every=ask_every)
-    report = Run(clients, site, places=places, stop=stop, again=again).carry_out(due())
+    run = Run(clients, site, places=places, stop=stop, again=again, breaker=breaker)
+    report = run.carry_out(due())
     return replace(report, chosen=(*left, *report.chosen))
 
 

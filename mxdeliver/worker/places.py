@@ -1,6 +1,7 @@
 """Clients side by side on a bounded number of places; each comes back when its time has come.
 
-A client that waits for long gives its place to the next. Times are those of `time.monotonic`: a
+A client that waits for long gives its place to the next, and so does one whose server does not answer
+others either; it is back as soon as that does. Times are those of `time.monotonic`: a
 clock that is set back during a run holds nothing up.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from threading import Event
 
+from mxdeliver.core.breaker import Breaker, Host
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.errors import MxdeliverError
 from mxdeliver.core.model import Client, DeliveryKey
@@ -65,15 +68,20 @@ class Run:
         places: int,
         stop: Event,
         again: Again | None = None,
+        breaker: Breaker | None = None,
     ) -> None:
         self._clients = {client.guid: client for client in clients}
         self._places = places
         self._stop, self._again = stop, again
         self._logins = Logins(clients, site.ledger, context=site.context)
-        self._turns = Turns(site, self._logins, stop=stop, leaves_waits=again is not None)
+        self._breaker = breaker or Breaker()
+        self._turns = Turns(
+            site, self._logins, self._breaker, stop=stop, leaves_waits=again is not None
+        )
         self._chosen: dict[DeliveryKey, None] = {}
         self._waiting: list[tuple[float, int, Queue]] = []
         self._under_way: dict[Future[float | None], Queue] = {}
+        self._put_off: dict[Host, deque[Queue]] = defaultdict(deque)
         self._order = itertools.count()
         self._asked_at = time.monotonic()
 
@@ -89,6 +97,9 @@ class Run:
                     queue = self._under_way.pop(future)
                     if (ready_at := future.result()) is not None:
                         self._put(queue, ready_at)
+                    elif queue.is_put_off and self._again is None:
+                        self._put_off[Host.of(queue.client)].append(queue)
+                self._take_back()
                 self._ask_again()
         return Report(
             chosen=tuple(self._chosen),
@@ -111,6 +122,13 @@ class Run:
 
     def _put(self, queue: Queue, ready_at: float) -> None:
         heapq.heappush(self._waiting, (ready_at, next(self._order), queue))
+
+    def _take_back(self) -> None:
+        """Let clients come back whose server answers now, or is to be tried by another of them."""
+        for host, queues in self._put_off.items():
+            places = self._breaker.places(host)
+            for _ in range(len(queues) if places is None else min(places, len(queues))):
+                self._put(queues.popleft(), time.monotonic())
 
     def _may_start(self) -> bool:
         return (

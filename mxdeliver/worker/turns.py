@@ -5,6 +5,9 @@ of `deliver`. A wait of up to five seconds is waited in place; with a longer one
 place to the next and comes back when its time has come, or, in the daemon, leaves it to the ledger.
 Waits are cut at the client's longest.
 
+A server that did not answer several times in a row is tried by one delivery at a time: the others are
+put off without an attempt (`core.breaker`), and come back in this run as soon as it answers.
+
 A login that was refused is not tried again with the same secret, for whichever day or client: servers
 lock accounts. `logins` knows which; what is owed there is parked without a connection.
 """
@@ -20,9 +23,10 @@ from threading import Event
 import tenacity
 
 from mxdeliver.core import retry
+from mxdeliver.core.breaker import ANSWERS, SILENCE, Breaker, Host, Silent
 from mxdeliver.core.errors import Elsewhere, Internal, MxdeliverError
 from mxdeliver.core.model import Client, DeliveryKey, DeliveryState, Outcome
-from mxdeliver.deliver import Result, Site, deliver, needs_new_revision
+from mxdeliver.deliver import Result, Site, deliver, needs_new_revision, put_off
 from mxdeliver.logins import Logins, Refusal, refusal_of
 
 _WAIT_IN_PLACE = timedelta(seconds=5)
@@ -32,31 +36,37 @@ _WAIT_IN_PLACE = timedelta(seconds=5)
 class Queue:
     """One client's deliveries in this run, oldest first, and the attempts made of the first.
 
-    With a `refusal` the rest is parked without a connection.
+    With a `refusal` the rest is parked without a connection; `is_put_off` while its host does not
+    answer.
     """
 
     client: Client
     keys: deque[DeliveryKey] = field(default_factory=deque)
     attempts: int = 0
     refusal: Refusal | None = None
+    is_put_off: bool = False
 
 
 class Turns:
     """Gives clients their turns; used by several threads, each with another client's queue."""
 
-    def __init__(self, site: Site, logins: Logins, *, stop: Event, leaves_waits: bool) -> None:
+    def __init__(
+        self, site: Site, logins: Logins, breaker: Breaker, *, stop: Event, leaves_waits: bool
+    ) -> None:
         self._site = site
         self._logins = logins
+        self._breaker = breaker
         self._stop = stop
         self._leaves_waits = leaves_waits
         self.results: dict[DeliveryKey, Result] = {}
         self.attempts: dict[DeliveryKey, int] = {}
 
     def take(self, queue: Queue) -> float | None:
-        """Work on a client's deliveries; give the time to come back at, or None when through.
+        """Work on a client's deliveries; give the time to come back at, or None.
 
-        Whatever is wrong stays with the client.
+        That is when it is through, or `is_put_off`. Whatever is wrong stays with the client.
         """
+        queue.is_put_off = False
         try:
             return self._work(queue)
         except MxdeliverError as error:
@@ -71,6 +81,8 @@ class Turns:
             self.results[result.key] = result
             self.attempts[result.key] = queue.attempts
             if result.outcome is Outcome.RETRY:
+                if queue.is_put_off:
+                    return None
                 # Where this was the last attempt, the client's later days wait with it.
                 last = queue.attempts >= queue.client.retry.attempts or self._leaves_waits
                 return None if last else time.monotonic() + self._seconds_until(result, queue)
@@ -103,6 +115,7 @@ class Turns:
             stop=lambda state: (
                 # sleep_using_event alone would fire all remaining attempts once the event is set
                 tenacity.stop_when_event_set(self._stop)(state)
+                or queue.is_put_off
                 or queue.attempts >= queue.client.retry.attempts
                 or self._seconds_until(_last_result(state), queue) > _WAIT_IN_PLACE.total_seconds()
             ),
@@ -120,26 +133,66 @@ class Turns:
         return max(0.0, left.total_seconds())
 
     def _attempt(self, queue: Queue) -> Result:
-        key, client = queue.keys[0], queue.client
+        client, host = queue.client, Host.of(queue.client)
         try:
-            refusal = queue.refusal or self._logins.refusal(client)
-            if refusal is not None:
-                now, journal = self._site.clock(), self._site.journal
-                self._logins.park(key, client, refusal, now=now, journal=journal)
-                return Result(key=key, outcome=Outcome.PARKED)
-            if needs_new_revision(key, client, self._site):
-                key = self._site.ledger.new_revision(
-                    client, key.snapshot_date, now=self._site.clock()
-                )
-                queue.keys[0] = key
-            result = deliver(key, client, self._site)
+            if self._is_refused(queue):
+                self._breaker.untold(host, client.guid)
+                return Result(key=queue.keys[0], outcome=Outcome.PARKED)
+            silent = self._breaker.ask(host, client.guid, now=time.monotonic())
+            if silent is not None:
+                return self._put_off(queue, silent)
+            self._renew(queue)
+            result = deliver(queue.keys[0], client, self._site)
         except Elsewhere as error:
-            return Result(key=key, outcome=Outcome.STOPPED, error=error)
+            self._breaker.untold(host, client.guid)
+            return Result(key=queue.keys[0], outcome=Outcome.STOPPED, error=error)
         except MxdeliverError as error:
             result = self._outside(error, queue)
         except Exception as error:  # noqa: BLE001 - a bug stays with its client
             result = self._outside(Internal.of(error), queue)
+        self._tell_breaker(client, result.error)
         queue.attempts += 1
+        return result
+
+    def _is_refused(self, queue: Queue) -> bool:
+        """Park the delivery where its login would only be refused again."""
+        refusal = queue.refusal or self._logins.refusal(queue.client)
+        if refusal is not None:
+            now, journal = self._site.clock(), self._site.journal
+            self._logins.park(queue.keys[0], queue.client, refusal, now=now, journal=journal)
+        return refusal is not None
+
+    def _renew(self, queue: Queue) -> None:
+        """Begin the day's next revision where it is sealed for a key that was replaced."""
+        key, client = queue.keys[0], queue.client
+        if needs_new_revision(key, client, self._site):
+            now = self._site.clock()
+            queue.keys[0] = self._site.ledger.new_revision(client, key.snapshot_date, now=now)
+
+    def _tell_breaker(self, client: Client, error: MxdeliverError | None) -> None:
+        host = Host.of(client)
+        if error is None or isinstance(error, ANSWERS):
+            self._breaker.answered(host)
+        elif isinstance(error, SILENCE):
+            pause = retry.pause(policy=client.retry, chance=self._site.chance()).total_seconds()
+            now = time.monotonic()
+            self._breaker.failed(host, client.guid, error, now=now, pause=pause)
+        else:
+            self._breaker.untold(host, client.guid)
+
+    def _put_off(self, queue: Queue, silent: Silent) -> Result:
+        left = timedelta(seconds=silent.until - time.monotonic())
+        endpoint = queue.client.endpoint
+        result = put_off(
+            queue.keys[0],
+            queue.client,
+            self._site,
+            silent.error,
+            why=f"because {endpoint.host}:{endpoint.port} did not answer {silent.failures} times "
+            "in a row",
+            until=self._site.clock() + left,
+        )
+        queue.is_put_off = result.outcome is Outcome.RETRY
         return result
 
     def _outside(self, error: MxdeliverError, queue: Queue) -> Result:

@@ -229,15 +229,30 @@ class Ledger:
 
     @contextmanager
     def claim(
-        self, key: DeliveryKey, *, now: datetime, context: str, deadline: datetime
+        self,
+        key: DeliveryKey,
+        *,
+        now: datetime,
+        context: str,
+        deadline: datetime,
+        counted: bool = True,
     ) -> Iterator[Lease]:
         """Begin an attempt; `deadline` counts where none runs yet.
+
+        One that is not `counted` only writes down what was decided without trying anything.
 
         Raises LeaseHeld when somebody else is at it, or was and nothing is left to do. An attempt
         that is not ended inside the `with` leaves the delivery running, to be taken up again.
         """
         with self._locks.hold(key.client_guid, key.snapshot_date):
-            held = claims.take(self._database, key, now=now, context=context, deadline=deadline)
+            held = claims.take(
+                self._database,
+                key,
+                now=now,
+                context=context,
+                deadline=deadline,
+                counted=counted,
+            )
             try:
                 yield held
             finally:

@@ -16,7 +16,13 @@ from mxdeliver.edge.ledger.tables import attempts, deliveries
 
 
 def take(
-    database: Database, key: DeliveryKey, *, now: datetime, context: str, deadline: datetime
+    database: Database,
+    key: DeliveryKey,
+    *,
+    now: datetime,
+    context: str,
+    deadline: datetime,
+    counted: bool = True,
 ) -> Lease:
     """Begin an attempt, under the day's lock; LeaseHeld where there is nothing to begin.
 
@@ -42,14 +48,14 @@ def take(
             .values(
                 state=DeliveryState.RUNNING.value,
                 token=token,
-                attempts=number,
+                attempts=number if counted else row.attempts,
                 deadline=kept or deadline,
                 fingerprint=context,
                 not_before=None,
                 changed_at=now,
             )
         )
-        connection.execute(
-            insert(attempts).values(delivery_id=row.id, number=number, token=token, started_at=now)
-        )
+        if counted:
+            begun = {"delivery_id": row.id, "number": number, "token": token, "started_at": now}
+            connection.execute(insert(attempts).values(begun))
     return Lease(database, key, delivery_id=row.id, token=token, number=number)

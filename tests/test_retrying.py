@@ -1,0 +1,177 @@
+"""Retries as policy, on the real program: waits, deadlines, alerts, and servers that do not answer."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from mxdeliver.core.breaker import LIMIT
+from tests.support.openssh import OpenSSHServer, wait_until
+from tests.support.outcomes import (
+    DAY,
+    add_client,
+    assert_log_is_valid,
+    fill,
+    next_step,
+    run_day,
+    run_due,
+    small_deployment,
+)
+
+CLIENTS = 40
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A server that does not run yet."""
+    return OpenSSHServer(tmp_path)
+
+
+@pytest.fixture
+def deployment(tmp_path, server):
+    made = small_deployment(tmp_path, server)
+    made.document["retry"] = {"attempts": 3, "initial": "1s", "maximum": "2s"}
+    made.document["schedule"] = {"workers": 4}
+    yield made
+    assert_log_is_valid(made)
+
+
+@contextmanager
+def black_hole(port):
+    """Listen and let nobody in: further connects get no answer at all."""
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.socket())
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", port))
+        listening.listen(0)
+        for _ in range(2):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listening.getsockname())
+        yield
+
+
+def events(deployment, name):
+    path = deployment.folder / "logs/deliveries.jsonl"
+    lines = deployment.log_lines() if path.exists() else []
+    return [line for line in lines if line["event"] == name]
+
+
+def add_clients(deployment, count):
+    return [add_client(deployment, f"Client {n:02}", resources=["tags"]) for n in range(count)]
+
+
+# -- servers that do not answer --------------------------------------------------------------------
+
+
+def test_forty_clients_of_a_server_that_refuses_wait_together_and_are_delivered_once_it_is_back(
+    deployment, server
+):
+    parties = add_clients(deployment, CLIENTS)
+    fill(deployment)
+    dead = run_day(deployment)
+    assert dead.status == 75
+    rows = [dead.row(party) for party in parties]
+    assert {(row["state"], row["error_code"]) for row in rows} == {("waiting", "CONNECT_REFUSED")}
+    begun = events(deployment, "delivery.started")
+    assert LIMIT <= len(begun) <= 4 * 3, "as many as have places at once, and no more"
+    tried = {line["client_guid"] for line in begun}
+    assert {guid for guid in (one.guid for one in parties) if guid not in tried} == {
+        row["client_guid"] for row in rows if row["attempts"] == 0
+    }
+    untried = [party for party in parties if party.guid not in tried]
+    assert len(untried) >= CLIENTS - 4
+    assert_put_off_and_said_so(deployment, untried)
+    with server:
+        back = run_day(deployment)
+        assert all(len(party.received()) == 4 for party in parties)
+    assert back.status == 0, back.stderr
+    assert {row["state"] for row in back.document["deliveries"]} == {"delivered"}
+
+
+def assert_put_off_and_said_so(deployment, parties):
+    why = f"did not answer {LIMIT}"
+    retrying = events(deployment, "delivery.retrying")
+    ledger = deployment.run_json("status")[1]["deliveries"]
+    for party in parties:
+        (line,) = (one for one in retrying if one["client_guid"] == party.guid)
+        assert line["error_code"] == "CONNECT_REFUSED"
+        assert "not tried, because 127.0.0.1:" in line["message"]
+        assert "times in a row; at last 127.0.0.1:" in line["message"]
+        assert "attempt" not in line
+        (row,) = (one for one in ledger if one["client_guid"] == party.guid)
+        assert (row["attempts"], row["state"]) == (0, "waiting")
+        assert row["not_before"] == line["retry_at"][:19] + "Z"
+        assert row["deadline"] is not None
+    said = next_step(deployment, parties[0])
+    assert "waits after CONNECT_REFUSED; will be tried again" in said
+    assert why in said or "times in a row" in said
+
+
+def test_a_black_hole_costs_one_clients_time_and_nothing_of_another_servers_clients(
+    deployment, server, tmp_path
+):
+    deployment.document["retry"]["attempts"] = 1
+    parties = add_clients(deployment, 12)
+    with OpenSSHServer(tmp_path) as other:
+        sound = add_client(
+            deployment,
+            "Zoe's",
+            sftp={"port": other.port, "host_keys": list(other.pins.values())},
+        )
+        sound.entry["sftp"]["directory"] = str(other.directory)
+        fill(deployment)
+        with black_hole(server.port):
+            started = time.monotonic()
+            outcome = run_day(deployment)
+            seconds = time.monotonic() - started
+    assert outcome.row(sound)["state"] == "delivered"
+    assert outcome.status == 75
+    codes = {outcome.row(party)["error_code"] for party in parties}
+    assert codes == {"CONNECT_TIMEOUT"}
+    assert len(events(deployment, "delivery.started")) <= 1 + 4 + LIMIT - 1
+    assert seconds > 15, "a connect takes that long"
+
+
+def test_a_server_that_is_back_during_the_run_gets_everything_in_that_run(deployment, server):
+    deployment.document["retry"] = {"attempts": 50, "initial": "2s", "maximum": "2s"}
+    add_clients(deployment, 8)
+    fill(deployment)
+    process = deployment.start("run", "--date", str(DAY), "--json")
+    wait_until(
+        lambda: any(
+            "not tried" in one["message"] for one in events(deployment, "delivery.retrying")
+        ),
+        "clients that are put off",
+        60,
+    )
+    with server:
+        output, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, errors
+    states = {row["state"] for row in json.loads(output)["deliveries"]}
+    assert states == {"delivered"}
+
+
+def test_what_is_put_off_past_its_deadline_has_failed_once_and_said_so_once(deployment):
+    waits = {"initial": "100d", "maximum": "100d", "deadline": "1d"}
+    deployment.document["retry"] = {"attempts": 1, **waits}
+    deployment.document["schedule"] = {"workers": 1}
+    parties = add_clients(deployment, 6)
+    fill(deployment)
+    first = run_day(deployment)
+    assert first.status == 1
+    failed = events(deployment, "delivery.failed")
+    alerts = [(line["client_guid"], line["error_code"]) for line in failed]
+    untried = {row["client_guid"] for row in first.document["deliveries"] if not row["attempts"]}
+    assert len(untried) == 6 - LIMIT
+    assert {(guid, "DEADLINE") for guid in untried} <= set(alerts)
+    assert len(set(alerts)) == len(alerts)
+    assert run_due(deployment).document["deliveries"] == []
+    assert events(deployment, "delivery.failed") == failed, "one alert for each"
+    (row,) = (first.row(one) for one in parties if one.guid == min(untried))
+    assert "not possible by" in row["error"]
+    assert "CONNECT_REFUSED: not tried, because" in row["error"]
