@@ -214,7 +214,9 @@ def test_a_resolver_that_hangs_is_not_waited_for() -> None:
 
         with pytest.raises(DnsFailed, match=r"within 0\.1 s"):
             opened(some_endpoint(8022), Credentials(), resolve=resolve, limits=Limits(resolve=0.1))
-        hanging[1].send(b"-")
+        with pytest.raises(StopRequested, match="being resolved"):
+            opened(some_endpoint(8022), Credentials(), resolve=resolve, stop=lambda: True)
+        hanging[1].send(b"--")
 
 
 # -- banner and key exchange -----------------------------------------------------------------------

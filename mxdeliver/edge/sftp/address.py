@@ -48,10 +48,12 @@ def check_port(host: str, port: int) -> None:
         raise PortNotAllowed(f"{host}: port 22 is not allowed")
 
 
-def addresses(host: str, port: int, resolve: Resolver, *, seconds: float) -> tuple[Address, ...]:
+def addresses(
+    host: str, port: int, resolve: Resolver, *, seconds: float, stop: Callable[[], bool]
+) -> tuple[Address, ...]:
     """Resolve `host` once, within `seconds`; IPv4-mapped IPv6 addresses become IPv4.
 
-    Raises DnsFailed. The resolver runs in a thread of its own, because getaddrinfo has no time limit.
+    Raises DnsFailed and StopRequested. The resolver runs in a thread of its own, because getaddrinfo has no time limit.
     """
     answer: list[Sequence[str]] = []
     failure: list[OSError] = []
@@ -64,7 +66,11 @@ def addresses(host: str, port: int, resolve: Resolver, *, seconds: float) -> tup
 
     thread = Thread(target=ask, name="sftp-resolver", daemon=True)
     thread.start()
-    thread.join(seconds)
+    limit = time.monotonic() + seconds
+    while thread.is_alive() and (left := limit - time.monotonic()) > 0:
+        if stop():
+            raise StopRequested(f"stopped while {host} was being resolved")
+        thread.join(min(left, _LOOK_EVERY_MS / 1000))
     if failure:
         reason = failure[0].strerror or str(failure[0])
         raise DnsFailed(f"{host} cannot be resolved: {reason}") from failure[0]

@@ -153,7 +153,7 @@ def dialler(
 ) -> Dialler:
     """Resolve and filter once. Raises PortNotAllowed, DnsFailed, AddressNotAllowed."""
     check_port(host, port)
-    found = addresses(host, port, resolve, seconds=limits.resolve)
+    found = addresses(host, port, resolve, seconds=limits.resolve, stop=stop)
     candidates = found if networks is None else allowed(host, found, networks)
     return Dialler(host=host, port=port, candidates=candidates, limits=limits, stop=stop)
 
