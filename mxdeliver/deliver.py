@@ -6,11 +6,12 @@ Here an error becomes an outcome. Nothing waits or tries again; `worker` does.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from mxdeliver import binding
 from mxdeliver.build import build
@@ -84,7 +85,16 @@ class Result:
     seconds: float = 0.0
 
 
-def deliver(key: DeliveryKey, client: Client, site: Site) -> Result:
+Gate: TypeAlias = Callable[[Client, Callable[[], bool]], AbstractContextManager[Callable[[], None]]]
+"""Entered before the login, with what tells of a stop; gives what is to be called once it went well."""
+
+
+@contextmanager
+def _always_open(_client: Client, _stop: Callable[[], bool]) -> Iterator[Callable[[], None]]:
+    yield lambda: None
+
+
+def deliver(key: DeliveryKey, client: Client, site: Site, gate: Gate = _always_open) -> Result:
     """Make one attempt; LeaseHeld when another process is at it, ledger errors as they come."""
     started = time.monotonic()
     with site.ledger.claim(
@@ -95,7 +105,7 @@ def deliver(key: DeliveryKey, client: Client, site: Site) -> Result:
     ) as lease:
         log = site.log(key, attempt=lease.number)
         try:
-            bundle = _attempt(key, client, site, lease, log)
+            bundle = _attempt(key, client, site, gate, lease, log)
         except MxdeliverError as error:
             return _ended(error, key, client, site, lease=lease, log=log, started=started)
         except Exception as error:  # noqa: BLE001 - a bug stays with its client
@@ -114,7 +124,9 @@ def deliver(key: DeliveryKey, client: Client, site: Site) -> Result:
         return Result(key=key, outcome=Outcome.DELIVERED, seconds=seconds)
 
 
-def _attempt(key: DeliveryKey, client: Client, site: Site, lease: Lease, log: Log) -> Bundle:
+def _attempt(
+    key: DeliveryKey, client: Client, site: Site, gate: Gate, lease: Lease, log: Log
+) -> Bundle:
     log(
         "delivery.started",
         f"{client.name}, {key.snapshot_date}",
@@ -122,13 +134,14 @@ def _attempt(key: DeliveryKey, client: Client, site: Site, lease: Lease, log: Lo
         port=client.endpoint.port,
     )
     now = site.clock()
-    limit = _time_limit(key, client, site, now)
+    # What is under way ends after so long, wherever a clock that is set meanwhile points.
+    limit = time.monotonic() + (_time_limit(key, client, site, now) - now).total_seconds()
 
     def stop() -> bool:
-        return site.stop() or site.clock() >= limit
+        return site.stop() or time.monotonic() >= limit
 
     try:
-        return _build_and_push(key, client, site, lease, log, now=now, stop=stop)
+        return _build_and_push(key, client, site, gate, lease, log, now=now, stop=stop)
     except StopRequested as error:
         if site.stop():
             raise
@@ -147,6 +160,7 @@ def _build_and_push(
     key: DeliveryKey,
     client: Client,
     site: Site,
+    gate: Gate,
     lease: Lease,
     log: Log,
     *,
@@ -180,19 +194,31 @@ def _build_and_push(
             "delivered; `mxdeliver resend --rebuild` seals it for the present one"
         )
     lease.sealed(bundle)
-    push(
-        bundle,
-        client,
-        lease=lease,
-        records=site.ledger,
-        spool=site.spool,
-        credentials=binding.credentials(client),
-        today=now.astimezone(UTC).date(),
-        nonce=site.nonce,
-        log=log,
-        stop=stop,
-    )
+    with gate(client, stop) as went_well:
+        push(
+            bundle,
+            client,
+            lease=lease,
+            records=site.ledger,
+            spool=site.spool,
+            credentials=binding.credentials(client),
+            today=now.astimezone(UTC).date(),
+            nonce=site.nonce,
+            log=_and_then(log, "connection.opened", went_well),
+            stop=stop,
+        )
     return bundle
+
+
+def _and_then(log: Log, event: str, call: Callable[[], None]) -> Log:
+    """Give a log that tells also by `call` that something has come to pass."""
+
+    def write(name: str, message: str, /, **fields: object) -> None:
+        log(name, message, **fields)
+        if name == event:
+            call()
+
+    return write
 
 
 def _sealed_bundle(key: DeliveryKey, site: Site) -> Bundle | None:

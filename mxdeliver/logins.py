@@ -2,23 +2,34 @@
 
 One refused login for each version of its secret, whichever day or client is owed something there.
 `worker` asks before each attempt, and parks without a connection what would only be refused again.
+Until a login to an account went well in this run, one at a time is tried there: two that are under
+way at once would both be refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Self
+from threading import Lock
+from typing import Self, TypeAlias
 
 from mxdeliver import binding
-from mxdeliver.core.errors import AddressNotAllowed, HostKeyMismatch, MxdeliverError
+from mxdeliver.core.errors import (
+    AddressNotAllowed,
+    HostKeyMismatch,
+    MxdeliverError,
+    StopRequested,
+    all_errors,
+)
 from mxdeliver.core.model import Client, Delivery, DeliveryKey, DeliveryState
 from mxdeliver.edge.journal import Journal
 from mxdeliver.edge.ledger import Ledger
 from mxdeliver.edge.ledger.contexts import is_changed
 
 _REFUSED = "AUTH_"
+_LOOK_SECONDS = 0.2
 _NOT_THE_SERVER = frozenset({HostKeyMismatch.code, AddressNotAllowed.code})
 
 
@@ -28,6 +39,15 @@ class Refusal:
 
     code: str
     text: str
+
+    def as_error(self) -> MxdeliverError:
+        """Give the error that the other delivery has met."""
+        kind = next(one for one in all_errors() if one.code == self.code)
+        return kind(self.text.removesuffix(f". {kind.remedy}"))
+
+
+_Secrets: TypeAlias = tuple[str | None, ...]
+_Login: TypeAlias = tuple[tuple[str, int, str], _Secrets]
 
 
 class Logins:
@@ -42,6 +62,10 @@ class Logins:
         self._ledger = ledger
         self._context = context
         self._remembered: dict[str, _Past] = {}
+        self._met: dict[_Login, Refusal] = {}
+        self._went_well: set[_Login] = set()
+        self._turns: dict[_Login, Lock] = {}
+        self._lock = Lock()
 
     def refusal(self, client: Client) -> Refusal | None:
         """Give the refusal that stands against a login of the client's, or None.
@@ -49,6 +73,8 @@ class Logins:
         It was met with the same secret at the same account, for whichever client. A person's
         `resume` and a delivery that went through lift it.
         """
+        if self._met and (met := self._met.get(self._login(client))) is not None:
+            return met
         account = self._accounts[_account(client)]
         if not any(self._past(other).refused for other in account):
             return None
@@ -70,6 +96,38 @@ class Logins:
         if any(at is not None and at >= _changed_at(latest) for at in lifted):
             return None
         return Refusal(code=latest.error_code or "", text=latest.error or "")
+
+    @contextmanager
+    def in_turn(self, client: Client, stop: Callable[[], bool]) -> Iterator[Callable[[], None]]:
+        """Wait until this login may be tried, and give what is to be called once it went well.
+
+        Raises what the ledger or another delivery knows of a refusal by then, and StopRequested. A
+        refusal that is raised inside is remembered at once: the ledger may not be able to.
+        """
+        login = self._login(client)
+        with self._lock:
+            turn = self._turns.setdefault(login, Lock())
+        waits = login not in self._went_well
+        while waits and not turn.acquire(timeout=_LOOK_SECONDS):
+            if stop():
+                raise StopRequested("stopped before logging in")
+        free = _Once(turn.release if waits else lambda: None)
+
+        def went_well() -> None:
+            self._went_well.add(login)
+            free()
+
+        try:
+            if (refusal := self.refusal(client)) is not None:
+                raise refusal.as_error()
+            yield went_well
+        except MxdeliverError as error:
+            if _is_login(error.code):
+                self._went_well.discard(login)
+                self._met[login] = Refusal(code=error.code, text=error.explain())
+            raise
+        finally:
+            free()
 
     def park(
         self, key: DeliveryKey, client: Client, refusal: Refusal, *, now: datetime, journal: Journal
@@ -99,6 +157,10 @@ class Logins:
             self._remembered.clear()
         else:
             self._remembered.pop(client.guid, None)
+            self._met.pop(self._login(client), None)  # the ledger knows it by now
+
+    def _login(self, client: Client) -> _Login:
+        return _account(client), self._secrets(client)
 
     def _past(self, client: Client) -> _Past:
         past = self._remembered.get(client.guid)
@@ -107,17 +169,17 @@ class Logins:
             self._remembered[client.guid] = past
         return past
 
-    def _secrets(self, client: Client) -> list[str | None] | str:
+    def _secrets(self, client: Client) -> _Secrets:
         """Give the versions of the secrets that prove the client's login."""
         try:
             login = binding.credentials(client)
         except MxdeliverError:
-            return client.guid  # like nobody else's
+            return (client.guid,)  # like nobody else's
         key = self._ledger.secret_key
-        return [
+        return tuple(
             None if secret is None else secret.version(key)
             for secret in (login.password, login.private_key)
-        ]
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +203,18 @@ class _Past:
                 default=None,
             ),
         )
+
+
+class _Once:
+    """Calls something at the first call, and nothing at later ones."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call: Callable[[], object] | None = call
+
+    def __call__(self) -> None:
+        call, self._call = self._call, None
+        if call is not None:
+            call()
 
 
 def _account(client: Client) -> tuple[str, int, str]:

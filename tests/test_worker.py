@@ -118,6 +118,44 @@ def test_a_server_with_another_host_key_is_connected_to_for_one_day_only(deploym
     assert [row["attempts"] for row in rows] == [1, 0, 0]
 
 
+def test_clients_side_by_side_with_one_refused_password_try_it_once_between_them(
+    deployment, server
+):
+    deployment.document["schedule"] = {"workers": 4}
+    parties = [add_client(deployment, f"Sharing {letter}") for letter in "abcd"]
+    fill(deployment)
+    deployment.write_secret("not the password")
+    before = failed_logins(server)
+    outcome = run_day(deployment)
+    assert failed_logins(server) == before + 1
+    for party in parties:
+        row = outcome.row(party)
+        assert (row["state"], row["error_code"]) == ("parked", "AUTH_FAILED")
+        assert row["error"].count("Ask the client for the right user name") == 1
+
+
+def test_a_refusal_that_the_ledger_could_not_be_told_is_no_reason_to_log_in_again(
+    deployment, server
+):
+    add_client(deployment, "Refused", retry={"attempts": 3, "initial": "1s", "maximum": "1s"})
+    add_client(deployment, "Same account")
+    fill(deployment)
+    deployment.write_secret("not the password")
+    before = failed_logins(server)
+    stop = Event()
+    with opened(deployment, stop=stop) as (clients, site):
+        with sqlite3.connect(deployment.folder / "state/ledger.db") as other:
+            other.execute(
+                "create trigger broken before update on deliveries when new.state = 'parked' "
+                "begin select raise(abort, 'no'); end"
+            )
+        other.close()
+        days = [SnapshotDate.of(DAY - timedelta(days=ago)) for ago in (2, 1, 0)]
+        report = worker.run_days(clients, days, site, places=2, stop=stop)
+    assert failed_logins(server) == before + 1
+    assert {one.outcome.value for one in report.results.values()} == {"failed"}
+
+
 # -- waits -----------------------------------------------------------------------------------------
 
 
@@ -203,6 +241,22 @@ def test_a_clock_that_is_set_back_holds_no_retry_up(deployment):
         report = run_the_day(clients, site, stop)
     assert list(report.attempts.values()) == [2]
     assert party.received() == {}
+
+
+def test_a_clock_that_is_set_forward_ends_no_attempt_that_is_under_way(deployment):
+    party = add_client(deployment, "Sound")
+    fill(deployment)
+    begun = deployment.folder / "logs/deliveries.jsonl"
+
+    def clock():
+        ahead = begun.exists() and "file.built" in begun.read_text()
+        return datetime.now(UTC) + timedelta(days=2 if ahead else 0)
+
+    stop = Event()
+    with opened(deployment, stop=stop, clock=clock) as (clients, site):
+        report = run_the_day(clients, site, stop)
+    assert [one.outcome.value for one in report.results.values()] == ["delivered"]
+    assert len(party.received()) == 7
 
 
 # -- errors that stay with their client ------------------------------------------------------------

@@ -142,7 +142,7 @@ class Turns:
             if silent is not None:
                 return self._put_off(queue, silent)
             self._renew(queue)
-            result = deliver(queue.keys[0], client, self._site)
+            result = deliver(queue.keys[0], client, self._site, self._logins.in_turn)
         except Elsewhere as error:
             self._breaker.untold(host, client.guid)
             return Result(key=queue.keys[0], outcome=Outcome.STOPPED, error=error)
