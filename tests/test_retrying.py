@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
-from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +20,7 @@ from tests.support.outcomes import (
     run_due,
     small_deployment,
 )
+from tests.support.proxy import black_hole
 
 CLIENTS = 40
 
@@ -38,21 +38,6 @@ def deployment(tmp_path, server):
     made.document["schedule"] = {"workers": 4}
     yield made
     assert_log_is_valid(made)
-
-
-@contextmanager
-def black_hole(port):
-    """Listen and let nobody in: further connects get no answer at all."""
-    with ExitStack() as stack:
-        listening = stack.enter_context(socket.socket())
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(("127.0.0.1", port))
-        listening.listen(0)
-        for _ in range(2):
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(listening.getsockname())
-        yield
 
 
 def events(deployment, name):
@@ -175,3 +160,55 @@ def test_what_is_put_off_past_its_deadline_has_failed_once_and_said_so_once(depl
     (row,) = (first.row(one) for one in parties if one.guid == min(untried))
     assert "not possible by" in row["error"]
     assert "CONNECT_REFUSED: not tried, because" in row["error"]
+
+
+# -- what waits for a person -----------------------------------------------------------------------
+
+
+def test_what_is_parked_is_tried_once_and_opens_by_itself_when_what_it_waits_for_has_changed(
+    deployment, server, tmp_path
+):
+    shipped = (Path(__file__).parents[1] / "schemas/budgets.avsc").read_text()
+    ours = tmp_path / "own/budgets.avsc"
+    ours.parent.mkdir()
+    ours.write_text(
+        shipped.replace('"fields": [', '"fields": [{"name": "mood", "type": "string"},')
+    )
+    deployment.document["schemas"] = ["own/"]
+    (tmp_path / "wrong").touch(mode=0o600)
+    (tmp_path / "wrong").write_text("not the password")
+    key = add_client(deployment, "Key")
+    refused = add_client(deployment, "Secret", sftp={"password": {"file": "wrong"}})
+    lost = add_client(deployment, "Configuration", sftp={"directory": "/nowhere"})
+    strange = add_client(deployment, "Schema", resources=["budgets"])
+    right_key = (tmp_path / key.entry["pgp"]["public_key"]).read_bytes()
+    (tmp_path / key.entry["pgp"]["public_key"]).write_bytes(b"no key")
+    fill(deployment)
+    with server:
+        first = run_day(deployment)
+        assert first.status == 1
+        parked = {
+            key: "KEY_PARSE",
+            refused: "AUTH_FAILED",
+            lost: "REMOTE_DIR_MISSING",
+            strange: "SOURCE_SCHEMA",
+        }
+        for party, code in parked.items():
+            row = first.row(party)
+            assert (row["state"], row["error_code"], row["attempts"]) == ("parked", code, 1)
+        assert run_due(deployment).document["deliveries"] == []
+        by_date = run_day(deployment)
+        assert (by_date.status, {row["attempts"] for row in by_date.document["deliveries"]}) == (
+            1,
+            {0},
+        )
+        (tmp_path / key.entry["pgp"]["public_key"]).write_bytes(right_key)
+        (tmp_path / "wrong").write_text(server.password)
+        lost.entry["sftp"]["directory"] = str(lost.directory)
+        ours.write_text(shipped)
+        opened = run_due(deployment)
+        assert opened.status == 0, opened.stderr
+        assert {row["state"] for row in opened.document["deliveries"]} == {"delivered"}
+        assert len(opened.document["deliveries"]) == len(parked)
+    alerts = [line["client_guid"] for line in events(deployment, "delivery.parked")]
+    assert sorted(alerts) == sorted(party.guid for party in parked)

@@ -15,13 +15,28 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from queue import SimpleQueue
 from threading import Event, Thread
 from typing import Self
 
 _PIECE = 64 * 1024
+
+
+@contextmanager
+def black_hole(port: int = 0) -> Iterator[int]:
+    """Give a port (of 127.0.0.1) that lets nobody in: a connect gets no answer at all."""
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.socket())
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", port))
+        listening.listen(0)
+        for _ in range(2):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listening.getsockname())
+        yield listening.getsockname()[1]
 
 
 class Proxy:
@@ -32,12 +47,15 @@ class Proxy:
         self.one_way = one_way
         self.cut_after: int | None = None
         self.hold = Event()
+        self.hold_after: dict[int, int] = {}
+        """Connections, numbered from 1, that are held once so many bytes came from their client."""
         self.spoil: Callable[[bytes, bool], bytes] | None = None
         """Given a piece and whether it comes from the client, gives what is passed on instead."""
         self.seen = 0
         self.connections = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
+        self._seen_of: dict[int, int] = {}
         self._open: list[socket.socket] = []
         self._threads: list[Thread] = []
         self._ended = Event()
@@ -80,16 +98,22 @@ class Proxy:
                 for side in (client, server):
                     side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._open += [client, server]
-                self._pump(client, server, from_client=True)
-                self._pump(server, client, from_client=False)
+                self._pump(client, server, self.connections, from_client=True)
+                self._pump(server, client, self.connections, from_client=False)
 
-    def _pump(self, source: socket.socket, sink: socket.socket, *, from_client: bool) -> None:
+    def _pump(
+        self, source: socket.socket, sink: socket.socket, number: int, *, from_client: bool
+    ) -> None:
         late: SimpleQueue[tuple[float, bytes]] = SimpleQueue()
-        self._start(self._read, source, late, from_client)
+        self._start(self._read, source, late, number, from_client)
         self._start(self._write, sink, late)
 
     def _read(
-        self, source: socket.socket, late: SimpleQueue[tuple[float, bytes]], from_client: bool
+        self,
+        source: socket.socket,
+        late: SimpleQueue[tuple[float, bytes]],
+        number: int,
+        from_client: bool,
     ) -> None:
         data = b"-"
         while data:
@@ -99,10 +123,11 @@ class Proxy:
                 data = b""
             if from_client:
                 self.seen += len(data)
+                self._seen_of[number] = self._seen_of.get(number, 0) + len(data)
                 if self.cut_after is not None and self.seen >= self.cut_after:
                     self.cut()
                     data = b""
-            while self.hold.is_set() and not self._ended.wait(0.01):
+            while self._is_held(number) and not self._ended.wait(0.01):
                 pass
             if data and self.spoil is not None:
                 data = self.spoil(data, from_client) or b""
@@ -110,6 +135,10 @@ class Proxy:
                     data = b"-"
                     continue
             late.put((time.monotonic() + self.one_way, data))
+
+    def _is_held(self, number: int) -> bool:
+        limit = self.hold_after.get(number)
+        return self.hold.is_set() or (limit is not None and self._seen_of.get(number, 0) > limit)
 
     def _write(self, sink: socket.socket, late: SimpleQueue[tuple[float, bytes]]) -> None:
         with suppress(OSError):
