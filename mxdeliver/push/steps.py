@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import date
 from functools import partial
 
 from mxdeliver.core import naming
 from mxdeliver.core.errors import (
     ConnectionLost,
+    LeaseLost,
     MxdeliverError,
     Stalled,
     StopRequested,
@@ -176,6 +178,8 @@ class _Push:
         if not missing:
             return
         evidence = self._session.upload([self._upload(file, temporaries) for file in missing])
+        with self._tidy_when_overtaken(temporaries):
+            self._lease.check()  # what lies there may be another run's by now
         self._existing.clear(found.torn)
         self._existing.take_away(found.replaced)
         for files in self._in_order(missing):
@@ -206,7 +210,8 @@ class _Push:
         evidence: Mapping[str, Evidence],
     ) -> None:
         names = [file.name for file in files]
-        self._lease.publishing(names)
+        with self._tidy_when_overtaken(temporaries):
+            self._lease.publishing(names)
         moves = [
             Move(temporary=temporaries[file.name], final=file.name, size=file.encrypted_file_size)
             for file in files
@@ -224,6 +229,19 @@ class _Push:
             if _shows_that_only_writing_helps(renaming.failure, evidence):
                 self._profile.rename_is_impossible(evidence)
             raise renaming.failure
+
+    @contextmanager
+    def _tidy_when_overtaken(self, temporaries: Mapping[str, str]) -> Iterator[None]:
+        """Remove our temporary files where the lease is lost before any of them was renamed.
+
+        The other run has removed those that it found, and knows of none that were made since.
+        """
+        try:
+            yield
+        except LeaseLost:
+            with suppress(MxdeliverError):
+                self._session.remove(list(temporaries.values()))
+            raise
 
     # -- with final names alone ----------------------------------------------------------------------
 
