@@ -72,6 +72,31 @@ def test_a_retry_that_would_come_at_the_deadline_or_later_is_a_failure():
     assert (in_time.outcome, in_time.retry_at) == (Outcome.RETRY, NOW + wait)
 
 
+@given(
+    st.sampled_from(ERRORS),
+    st.integers(1, 1000),
+    st.integers(1, 1000),
+    st.integers(-100_000, 100_000),
+    CHANCES,
+)
+def test_whatever_went_wrong_is_tried_again_in_time_or_ended_by_name(
+    error, attempt, alike, seconds, chance
+):
+    deadline = NOW + timedelta(seconds=seconds)
+    decision = decide(error("x"), attempt=attempt, alike=alike, deadline=deadline, chance=chance)
+    if decision.outcome is Outcome.RETRY:
+        assert error.kind in {Kind.TRANSIENT, Kind.SLOW}
+        assert NOW <= decision.retry_at < deadline
+        assert decision.retry_at <= NOW + POLICY.maximum
+        assert error.tries is None or alike < error.tries
+    else:
+        assert decision.retry_at is None
+    parked = error.kind in {Kind.PARKED, Kind.CONFIGURATION}
+    assert (decision.outcome is Outcome.PARKED) == parked
+    late = decision.outcome is Outcome.FAILED and error.kind in {Kind.TRANSIENT, Kind.SLOW}
+    assert decision.error_code in ({error.code, "DEADLINE"} if late else {error.code})
+
+
 def test_a_deadline_does_not_fail_what_is_parked():
     decision = decide(errors.AuthFailed("x"), deadline=NOW - timedelta(days=1))
     assert (decision.outcome, decision.error_code) == (Outcome.PARKED, "AUTH_FAILED")
