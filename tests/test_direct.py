@@ -27,9 +27,11 @@ from tests.support.attempts import (
     crash,
     is_whole,
     one_day,
+    profile,
     rebuild,
     resend,
     resume,
+    sealed,
     site_of,
 )
 from tests.support.deployment import key_pair
@@ -55,23 +57,6 @@ def manifest(party):
 
 def users(party):
     return f"{party.guid}.{DAY}.users.created.avro.pgp"
-
-
-def profile(party):
-    with site_of(party) as (site, client):
-        return site.ledger.server(client.guid)
-
-
-def sealed(party):
-    """What was sealed, by name: the only bytes that may ever be seen whole."""
-    with site_of(party) as (site, client):
-        key = site.ledger.latest(client.guid, DAY).key
-        bundle = site.ledger.bundle(key)
-        found = {}
-        for file in bundle.files:
-            with site.spool.read(key, file) as stream:
-                found[file.name] = stream.read()
-        return found
 
 
 def assert_whole(party):

@@ -76,8 +76,10 @@ class Existing:
         self._spool = spool
         self._log = log
 
-    def look(self, wanted: Sequence[Artifact], progress: Mapping[str, FileState]) -> Found:
-        """Tell what lies under the wanted final names.
+    def look(
+        self, wanted: Sequence[Artifact], progress: Mapping[str, FileState], *, sweeps: bool
+    ) -> Found:
+        """Tell what lies under the wanted final names, with a receiver that `sweeps` or does not.
 
         Raises RemoteConflict where it is neither ours nor to be replaced.
         """
@@ -108,18 +110,20 @@ class Existing:
                     f"({'another file' if attributes.is_regular else 'not a regular file'})"
                 )
         absent = {name for name in in_doubt if seen[name] is None}
-        for name in self._swept(absent, progress):
+        for name in self._swept(absent, progress, sweeps=sweeps):
             found.there[name] = RenameOutcome.SWEPT, "ack"
         return found
 
-    def _swept(self, names: AbstractSet[str], progress: Mapping[str, FileState]) -> list[str]:
+    def _swept(
+        self, names: AbstractSet[str], progress: Mapping[str, FileState], *, sweeps: bool
+    ) -> list[str]:
         """Tell which files were renamed and taken by the receiver while the answer was lost.
 
-        Only where the receiver was seen to take files of this day: then a file of which neither name
-        is there has been taken, too, and sending it again would deliver it twice. Anywhere else such
-        a file is sent again, because a temporary name can vanish in other ways.
+        Only where the receiver is known to take files: then a file of which neither name is there
+        has been taken, too, and sending it again would deliver it twice. Anywhere else such a file
+        is sent again, because a temporary name can vanish in other ways.
         """
-        takes_files = any(
+        takes_files = sweeps or any(
             state.evidence is not None and state.evidence.outcome == RenameOutcome.SWEPT.value
             for state in progress.values()
         )

@@ -46,6 +46,12 @@ class Profile:
             and 0 <= self._today.toordinal() - known.decided_on.toordinal() < _DAYS_REMEMBERED
         )
 
+    @property
+    def sweeps(self) -> bool:
+        """Whether the receiver was seen to take files away, but for temporary ones."""
+        known = self._known
+        return known is not None and known.publishing is Publishing.RENAME and known.sweeps
+
     def rename_is_impossible(self, evidence: Mapping[str, Evidence]) -> None:
         """Remember at once that files must be written directly."""
         self.saw(evidence)

@@ -151,7 +151,7 @@ class _Push:
         """Give the files that are still to be sent, after writing down which are there."""
         progress = self._records.files(self._bundle.key)
         wanted = [file for file in self._bundle.files if not _is_published(progress, file)]
-        found = self._existing.look(wanted, progress)
+        found = self._existing.look(wanted, progress, sweeps=self._profile.sweeps)
         if self._profile.is_direct and self._withdraw_manifest(wanted, progress, found):
             wanted = [file for file in wanted if file is not self._bundle.manifest]
             wanted.append(self._bundle.manifest)

@@ -24,6 +24,7 @@ from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.model import Client, DeliveryKey
 from mxdeliver.deliver import Result, Site, deliver, needs_new_revision
 from mxdeliver.edge.avro import load_resources
+from mxdeliver.edge.ledger import ServerProfile
 from tests.support.deployment import DeliveryServer, Deployment, Party
 from tests.support.warehouse import make_warehouse
 
@@ -98,6 +99,25 @@ def rebuild(party: DayParty) -> None:
     """Do what `mxdeliver resend --rebuild` does, but for the attempt."""
     with site_of(party) as (site, client):
         site.ledger.new_revision(client, DAY, now=site.clock())
+
+
+def sealed(party: DayParty) -> dict[str, bytes]:
+    """Give what was sealed for the latest revision: the only bytes that may be seen whole (I3)."""
+    with site_of(party) as (site, client):
+        latest = site.ledger.latest(client.guid, DAY)
+        bundle = None if latest is None else site.ledger.bundle(latest.key)
+        assert bundle is not None
+        found = {}
+        for file in bundle.files:
+            with site.spool.read(bundle.key, file) as stream:
+                found[file.name] = stream.read()
+        return found
+
+
+def profile(party: DayParty) -> ServerProfile | None:
+    """Give what the ledger knows of the client's server."""
+    with site_of(party) as (site, client):
+        return site.ledger.server(client.guid)
 
 
 def crash(
