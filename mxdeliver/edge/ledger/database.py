@@ -177,7 +177,7 @@ def open_database(path: Path, *, spool_has_bundles: bool, busy_timeout: float) -
 
 def _look_at(path: Path, *, spool_has_bundles: bool) -> None:
     if path.is_symlink():
-        raise SpoolMode(f"{path} is a link; the ledger must be a file")
+        raise SpoolMode(f"{path} is a link; the ledger must be a file: put the file itself there")
     try:
         size = path.stat().st_size
     except FileNotFoundError:

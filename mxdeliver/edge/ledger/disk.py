@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -78,12 +79,33 @@ def secret_key(state_dir: Path, random: Callable[[int], bytes]) -> bytes:
             _make_key(path, random)
 
 
+def repair_key(state_dir: Path) -> Path | None:
+    """Set a damaged random key aside, so that a new one is made; gives where it lies now.
+
+    With another key every credential counts as changed once: what is parked is tried once more.
+    """
+    path = state_dir / "ledger.key"
+    with mapped(path):
+        try:
+            _read_key(path)
+        except LedgerCorrupt:
+            aside = path.with_name(f"{path.name}.damaged-{os.urandom(4).hex()}")
+            path.rename(aside)
+            return aside
+        except FileNotFoundError:
+            pass
+    return None
+
+
 def _read_key(path: Path) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)
         if status.st_mode & 0o077:
-            raise SpoolMode(f"{path} can be read by others; make its mode 0600")
+            raise SpoolMode(
+                f"{path} can be read by others (mode {stat.S_IMODE(status.st_mode):04o}): "
+                f"`chmod 0600 {path}`"
+            )
         key = os.read(descriptor, KEY_BYTES + 1)
     finally:
         os.close(descriptor)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import re
 import stat
 from collections.abc import Iterator
@@ -97,12 +98,26 @@ def opened(name: str | Path, *, within: int | None = None) -> Iterator[int]:
 def require_private(status: os.stat_result, path: Path) -> None:
     """Raise SpoolMode unless the folder is this user's, and nobody else's."""
     if not stat.S_ISDIR(status.st_mode):
-        raise SpoolMode(f"{path} is not a directory (or is a link to one)")
+        raise SpoolMode(
+            f"{path} is not a directory (or is a link to one); put the directory itself there, or "
+            "name the real place in `state_dir`"
+        )
     if status.st_uid != os.geteuid():
-        raise SpoolMode(f"{path} belongs to user {status.st_uid}, not to {os.geteuid()}")
+        owner, user = _user(status.st_uid), _user(os.geteuid())
+        raise SpoolMode(
+            f"{path} belongs to {owner}, and this is {user}: run mxdeliver as the owner "
+            f"(`runuser -u {owner} -- mxdeliver …`), or give it to the right user with `chown -R`"
+        )
     if status.st_mode & 0o077:
         mode = stat.S_IMODE(status.st_mode)
-        raise SpoolMode(f"{path} is open to others (mode {mode:04o})")
+        raise SpoolMode(f"{path} is open to others (mode {mode:04o}): `chmod 0700 {path}`")
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"user {number}"
 
 
 def names_in(folder: int) -> list[str]:
