@@ -10,18 +10,20 @@ import hmac
 import os
 import stat
 from collections.abc import Callable, Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 from mxdeliver.core.errors import ConfigInvalid, KeyMissing, KeyProblem, MxdeliverError
+from mxdeliver.core.log import Log
 from mxdeliver.core.model import Client, Recipient, Resource, SourceSettings
 from mxdeliver.core.secret import Secret, SecretReference
 from mxdeliver.edge.config import secrets
 from mxdeliver.edge.openpgp import SIZE_LIMIT, Certificate, vet
 from mxdeliver.edge.sftp import Credentials
 
+_EXPIRY_WARNING = timedelta(days=30)
 _VERSION_DIGITS = 32
 
 
@@ -43,6 +45,17 @@ def certificate(client: Client, now: datetime) -> Certificate:
         return vet(data, at=now, fingerprint=recipient.fingerprint)
     except KeyProblem as error:
         raise type(error)(f"{recipient.public_key}: {error}") from error
+
+
+def warn_of_expiry(client: Client, certificate: Certificate, now: datetime, log: Log) -> None:
+    """Log that the client's key is about to expire."""
+    ends = certificate.expires_at
+    if ends is not None and ends - now <= _EXPIRY_WARNING:
+        log(
+            "key.expiring",
+            f"the key of {client.name} can be used until {ends:%Y-%m-%d}; ask for its renewal",
+            level="warning",
+        )
 
 
 def key_file(path: Path) -> bytes:

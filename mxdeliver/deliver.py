@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -35,12 +35,9 @@ from mxdeliver.core.model import (
 )
 from mxdeliver.edge.journal import Journal
 from mxdeliver.edge.ledger import FileStage, Lease, Ledger
-from mxdeliver.edge.openpgp import Certificate
 from mxdeliver.edge.sources import Source
 from mxdeliver.edge.spool import Spool
 from mxdeliver.push import push
-
-_EXPIRY_WARNING = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,8 +166,11 @@ def _build_and_push(
 ) -> Bundle:
     # Vetted also when the bundle is sealed: a key that was revoked since then is not sent to.
     certificate = binding.certificate(client, now)
-    _warn_of_expiry(client, certificate, now, log)
-    bundle = _sealed_bundle(key, site)
+    binding.warn_of_expiry(client, certificate, now, log)
+    known = site.ledger.bundle(key)
+    bundle = known or site.spool.bundle(key)
+    # Sealed, and no attempt before this one: the ledger was restored from an earlier backup.
+    unheard_of = known is None and bundle is not None and lease.number == 1
     if bundle is None:
         bundle = build(
             key,
@@ -188,12 +188,14 @@ def _build_and_push(
             record_count=bundle.record_count,
             encrypted_file_size=bundle.encrypted_size,
         )
-    elif set(bundle.key_fingerprints) != {k.fingerprint for k in certificate.encryption_keys}:
+    elif not (unheard_of or _is_in_doubt(key, site)) and set(bundle.key_fingerprints) != {
+        k.fingerprint for k in certificate.encryption_keys
+    }:
         raise KeyFingerprint(
             f"{key.snapshot_date} of {client.name} is sealed for an earlier key and partly "
             "delivered; `mxdeliver resend --rebuild` seals it for the present one"
         )
-    lease.sealed(bundle)
+    lease.sealed(bundle, in_doubt=unheard_of)
     with gate(client, stop) as went_well:
         push(
             bundle,
@@ -221,15 +223,15 @@ def _and_then(log: Log, event: str, call: Callable[[], None]) -> Log:
     return write
 
 
-def _sealed_bundle(key: DeliveryKey, site: Site) -> Bundle | None:
-    """Give the sealed bundle; the ledger may not know it yet after a crash just behind the seal."""
-    return site.ledger.bundle(key) or site.spool.bundle(key)
-
-
 def needs_new_revision(key: DeliveryKey, client: Client, site: Site) -> bool:
-    """Tell whether the sealed bundle is for another key than today's, and nothing of it was sent."""
+    """Tell whether the sealed bundle is for another key than today's, and nothing of it was sent.
+
+    Or whether the spool has the next revision already: then the ledger was restored from a backup.
+    """
     try:
-        bundle = _sealed_bundle(key, site)
+        if site.spool.has(replace(key, revision=key.revision + 1)):
+            return True
+        bundle = _known_bundle(key, site)
         certificate = binding.certificate(client, site.clock())
     except MxdeliverError:
         return False  # what is wrong is met again, and written down, by `deliver`
@@ -239,9 +241,24 @@ def needs_new_revision(key: DeliveryKey, client: Client, site: Site) -> bool:
         return False
     untouched = {FileStage.SEALED, FileStage.UPLOADING}
     return all(
-        file.state in untouched and file.evidence is None
+        file.state in untouched and file.evidence is None and not file.in_doubt
         for file in site.ledger.files(key).values()
     )
+
+
+def _is_in_doubt(key: DeliveryKey, site: Site) -> bool:
+    """Tell whether nothing of the delivery is sent for now, for whichever key it was sealed."""
+    return any(file.in_doubt for file in site.ledger.files(key).values())
+
+
+def _known_bundle(key: DeliveryKey, site: Site) -> Bundle | None:
+    """Give the bundle that was sealed by an attempt of which the ledger knows."""
+    if (bundle := site.ledger.bundle(key)) is not None:
+        return bundle
+    delivery = site.ledger.get(key)
+    # After a crash just behind the seal the spool alone has it.
+    tried = delivery is not None and delivery.attempts > 0
+    return site.spool.bundle(key) if tried else None
 
 
 def _ended(
@@ -375,13 +392,3 @@ def _record(
         lease.fail(now=now, error_code=code, error=text)
     elif error.code != "LEASE_LOST":
         lease.stopped(now=now)
-
-
-def _warn_of_expiry(client: Client, certificate: Certificate, now: datetime, log: Log) -> None:
-    ends = certificate.expires_at
-    if ends is not None and ends - now <= _EXPIRY_WARNING:
-        log(
-            "key.expiring",
-            f"the key of {client.name} can be used until {ends:%Y-%m-%d}; ask for its renewal",
-            level="warning",
-        )

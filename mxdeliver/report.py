@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
+from mxdeliver.core.errors import DeliveryInDoubt
 from mxdeliver.core.model import Client, Delivery, DeliveryState
 from mxdeliver.edge.ledger import Publishing, ServerProfile
 from mxdeliver.edge.ledger.planning import window_start
@@ -88,6 +89,8 @@ def next_step(
 ) -> str:
     """Say what will happen by itself, or what must be done."""
     if delivery.state is DeliveryState.DELIVERED:
+        if delivery.delivered_at is None:
+            return f"adopted {_when(delivery.changed_at)}: a person vouches that the client has it"
         return f"delivered {_when(delivery.delivered_at)}"
     if delivery.state is DeliveryState.RUNNING:
         return "under way; should its process be gone, the next run goes on with it"
@@ -112,6 +115,12 @@ def _what_it_waits_for(delivery: Delivery, now: datetime) -> str:
 
 def _what_must_be_done(delivery: Delivery, name: str, *, opens_by_change: bool) -> str:
     what = f"{delivery.state.value} {delivery.error_code} since {_when(delivery.changed_at)}"
+    if delivery.error_code == DeliveryInDoubt.code:
+        chosen = f"--client {name} --date {delivery.key.snapshot_date}"
+        return (
+            f"{what}; nothing will be sent until `mxdeliver adopt {chosen}` (the client has it) or "
+            f"`mxdeliver resume {chosen}` (they do not)"
+        )
     if opens_by_change:
         return (
             f"{what}; nothing will be tried until "

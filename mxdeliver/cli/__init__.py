@@ -33,12 +33,14 @@ _COMMANDS = {
     "status": ("mxdeliver.cli.status", "Show what was delivered, what waits, and why."),
     "resume": ("mxdeliver.cli.resume", "Make parked or failed deliveries due again."),
     "resend": ("mxdeliver.cli.resend", "Send a delivered day again."),
+    "adopt": ("mxdeliver.cli.adopt", "Vouch that a client has a day; nothing is sent for it."),
     "check": ("mxdeliver.cli.check", "Check configuration, keys, secrets and sources, offline."),
     "hostkey": ("mxdeliver.cli.hostkey", "Show every host key of a server, ready to pin."),
     "key": ("mxdeliver.cli.key", "Show what a public key is and whether it is accepted."),
     "verify": ("mxdeliver.cli.verify", "Check received files against their manifests."),
     "explain": ("mxdeliver.cli.explain", "Explain an error code."),
     "prune": ("mxdeliver.cli.prune", "Drop sealed bundles past their retention."),
+    "ledger": ("mxdeliver.cli.ledger", "Make a lost or damaged ledger anew from the spool."),
     "config": ("mxdeliver.cli.config", "Print the configuration's JSON Schema or a sample."),
 }  # fmt: skip
 

@@ -45,7 +45,8 @@ def _resend(
         with wiring.open_ledger(configuration, now) as (ledger, spool):
             delivery = ledger.latest(client.guid, day)
             if rebuild:
-                ledger.new_revision(client, day, now=now)
+                while spool.has(ledger.new_revision(client, day, now=now)):
+                    pass  # sealed before the ledger was restored from a backup: not from the source
             elif delivery is None or delivery.state is not DeliveryState.DELIVERED:
                 state = "not known" if delivery is None else delivery.state.value
                 click.echo(

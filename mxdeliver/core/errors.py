@@ -359,13 +359,13 @@ class SpoolIO(SlowTransient):
 
 
 class SpoolMode(Fatal):
-    """The state directory is open to others, belongs to somebody else, or is a link."""
+    """Something in the state directory is open to others, belongs to somebody else, or is a link."""
 
     code = "SPOOL_MODE"
     action = _REFUSES
     remedy = (
-        "Run mxdeliver as the owner of `state_dir` (`runuser -u OWNER -- mxdeliver …`); if that is "
-        "the wrong user, make it a directory of the right one, with mode 0700."
+        "Mend what is named; `state_dir` and all that lies in it belong to the user that mxdeliver "
+        "runs as, and are for that user alone."
     )
 
 
@@ -374,8 +374,9 @@ class SpoolCorrupt(Fatal):
 
     code = "SPOOL_CORRUPT"
     remedy = (
-        "Nothing damaged was sent. If nothing of this day lies on the client's server, "
-        "`mxdeliver resend --rebuild` makes a new revision; look at the disk."
+        "Nothing damaged was sent. If the client has nothing of this day, `mxdeliver resend "
+        "--rebuild` makes a new revision; if they have it whole, `mxdeliver adopt` writes that "
+        "down. Look at the disk."
     )
 
 
@@ -393,7 +394,10 @@ class LedgerCorrupt(Fatal):
 
     code = "LEDGER_CORRUPT"
     action = _REFUSES
-    remedy = "Restore `state_dir/ledger.db` from a backup; nothing is delivered until then."
+    remedy = (
+        "`mxdeliver ledger rebuild` sets it aside and reads the spool back into a new one; nothing "
+        "is delivered until then."
+    )
 
 
 class LedgerVersion(Fatal):
@@ -409,7 +413,21 @@ class LedgerMissing(Fatal):
 
     code = "LEDGER_MISSING"
     action = _REFUSES
-    remedy = "Restore `state_dir/ledger.db` from a backup; nothing is delivered until then."
+    remedy = (
+        "Put `state_dir/ledger.db` back if it was moved; otherwise `mxdeliver ledger rebuild` reads "
+        "the spool back into a new one. Nothing is delivered until then."
+    )
+
+
+class DeliveryInDoubt(NeedsPerson):
+    """The ledger was rebuilt or restored, and what the client has of this day cannot be seen."""
+
+    code = "DELIVERY_IN_DOUBT"
+    action = "The delivery is parked: nothing of the day is sent until a person has decided."
+    remedy = (
+        "Ask the client. If they have the day, `mxdeliver adopt` writes that down and nothing is "
+        "sent; if they do not, `mxdeliver resume` sends what is not there."
+    )
 
 
 class LeaseHeld(Elsewhere):
@@ -622,7 +640,8 @@ class RemoteConflict(NeedsPerson):
     code = "REMOTE_CONFLICT"
     remedy = (
         "Ask the client to move it away, then `mxdeliver resume`, because a change on the server "
-        "is not noticed."
+        "is not noticed. If it is the day itself, delivered in another way or before the ledger was "
+        "lost, `mxdeliver adopt` writes that down and nothing is sent."
     )
 
 

@@ -152,6 +152,10 @@ class _Push:
         progress = self._records.files(self._bundle.key)
         wanted = [file for file in self._bundle.files if not _is_published(progress, file)]
         found = self._existing.look(wanted, progress, sweeps=self._profile.sweeps)
+        # Before anything on the server is changed.
+        self._lease.require_certainty(
+            [file.name for file in wanted if file.name not in found.there]
+        )
         if self._profile.is_direct and self._withdraw_manifest(wanted, progress, found):
             wanted = [file for file in wanted if file is not self._bundle.manifest]
             wanted.append(self._bundle.manifest)

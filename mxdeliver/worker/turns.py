@@ -163,11 +163,14 @@ class Turns:
         return refusal is not None
 
     def _renew(self, queue: Queue) -> None:
-        """Begin the day's next revision where it is sealed for a key that was replaced."""
-        key, client = queue.keys[0], queue.client
-        if needs_new_revision(key, client, self._site):
-            now = self._site.clock()
-            queue.keys[0] = self._site.ledger.new_revision(client, key.snapshot_date, now=now)
+        """Begin the day's next revision where it is sealed for a key that was replaced.
+
+        Or the one that the spool has already, where the ledger was restored from a backup.
+        """
+        client = queue.client
+        while needs_new_revision(queue.keys[0], client, self._site):
+            day, now = queue.keys[0].snapshot_date, self._site.clock()
+            queue.keys[0] = self._site.ledger.new_revision(client, day, now=now)
 
     def _tell_breaker(self, client: Client, error: MxdeliverError | None) -> None:
         host = Host.of(client)

@@ -25,6 +25,8 @@ from typing import Any, Protocol
 
 import yaml
 
+from tests.support.preloaded import Preloaded
+
 PROGRAM = (sys.executable, "-m", "mxdeliver")
 
 
@@ -142,6 +144,7 @@ class Deployment:
         self.config_path = folder / "config.yaml"
         self.warehouse = folder / "warehouse.duckdb"
         self.parties: list[Party] = []
+        self.program: Preloaded | None = None
         self.secret_path = folder / "password"
         self.write_secret(server.password)
         self.document: dict[str, Any] = {
@@ -200,13 +203,15 @@ class Deployment:
 
     def command(self, *arguments: str) -> list[str]:
         """Give the command line of the program on this configuration."""
-        return [*PROGRAM, arguments[0], "-c", str(self.config_path), *arguments[1:]]
+        return [*PROGRAM, *arguments, "-c", str(self.config_path)]
 
     def run(
         self, *arguments: str, environment: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Write the configuration and run a command of the program to its end."""
         self.write()
+        if self.program is not None and environment is None:
+            return self.program.run(self.command(*arguments))
         return subprocess.run(
             self.command(*arguments),
             capture_output=True,

@@ -19,18 +19,24 @@ before the client was first seen) and `catch_up_days` before the client was firs
 leaves the window of the last `catch_up_days` closed days undelivered becomes failed (DEADLINE),
 once: what a person asks for afterwards (`--date`, `resume`, `resend`) ends by its deadline alone.
 
+What was read back from the spool into a lost ledger, or is sealed there although the ledger never
+heard of an attempt (it was restored from a backup), is *in doubt*: it is looked for on the client's
+server, and nothing of it is sent before a person has decided.
+
 A lease is a lock that the kernel gives back with the process, and a token that grows with every
 claim; each write of a lease first makes sure that the token is still its own. Nothing here is
 written before it has happened, except intentions: temporary names and names about to be renamed.
 
 Reading order: `tables`, `database` (opening, dialects, errors), `locks`, `rows`, `planning`,
 `servers` (what each client's server allows), `direct` (files written under their final names),
-`lease`, `claims` (how a lease begins), `requests` (what people ask for), `book` (the ledger itself).
+`lease`, `claims` (how a lease begins), `requests` (what people ask for), `book` (the ledger itself),
+`rebuilding` (a lost one).
 """
 
 from mxdeliver.edge.ledger.book import Ledger
 from mxdeliver.edge.ledger.direct import HalfWritten
 from mxdeliver.edge.ledger.lease import Lease
+from mxdeliver.edge.ledger.rebuilding import Rebuilt, rebuild
 from mxdeliver.edge.ledger.rows import FileStage, FileState, HistoryEntry, PublishEvidence
 from mxdeliver.edge.ledger.servers import Publishing, ServerProfile
 
@@ -43,5 +49,7 @@ __all__ = [
     "Ledger",
     "PublishEvidence",
     "Publishing",
+    "Rebuilt",
     "ServerProfile",
+    "rebuild",
 ]

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import os
-import pwd
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from mxdeliver.core.calendar import SnapshotDate
-from mxdeliver.core.errors import ClockInsane, ConfigInvalid
+from mxdeliver.core.errors import ConfigInvalid
 from mxdeliver.core.model import Attempt, Bundle, Client, Delivery, DeliveryKey
 from mxdeliver.edge.ledger import claims, direct, disk, planning, requests, rows, servers
-from mxdeliver.edge.ledger.database import Database, open_database
+from mxdeliver.edge.ledger.database import Database, open_database, trust_clock
 from mxdeliver.edge.ledger.lease import Lease
 from mxdeliver.edge.ledger.locks import Locks
 from mxdeliver.edge.ledger.rows import FileState, HistoryEntry
 from mxdeliver.edge.ledger.servers import ServerProfile
 from mxdeliver.edge.ledger.tables import clients, deliveries, history
 
-CLOCK_TOLERANCE = timedelta(days=1)
 BUSY_SECONDS = 20.0
 
 
@@ -67,7 +65,7 @@ class Ledger:
             path, spool_has_bundles=spool_has_bundles, busy_timeout=busy_timeout
         )
         try:
-            _trust_clock(database, now)
+            trust_clock(database, now)
             yield cls(
                 database,
                 locks=Locks(state_dir / "locks"),
@@ -301,7 +299,7 @@ class Ledger:
         were dropped comes back as its next revision.
         """
         with self._database.write() as connection:
-            return requests.resume(connection, client_guid, day, now=now, who=_who())
+            return requests.resume(connection, client_guid, day, now=now, who=requests.who())
 
     def reopen(self, key: DeliveryKey, *, now: datetime, new_deadline: datetime) -> DeliveryKey:
         """Make a failed or waiting delivery due now for `run --date`; others stay as they are.
@@ -309,12 +307,14 @@ class Ledger:
         Gives the key to deliver: the next revision's where the sealed files were dropped.
         """
         with self._database.write() as connection:
-            return requests.reopen(connection, key, now=now, deadline=new_deadline, who=_who())
+            return requests.reopen(
+                connection, key, now=now, deadline=new_deadline, who=requests.who()
+            )
 
     def new_revision(self, client: Client, day: SnapshotDate, *, now: datetime) -> DeliveryKey:
         """Begin the day anew from the source; LeaseHeld while somebody is at it."""
         with self._locks.hold(client.guid, day), self._database.write() as connection:
-            return requests.new_revision(connection, client, day, now=now, who=_who())
+            return requests.new_revision(connection, client, day, now=now, who=requests.who())
 
     def resend(self, key: DeliveryKey, *, now: datetime) -> None:
         """Make a delivered day due again with the same sealed files.
@@ -326,7 +326,33 @@ class Ledger:
             self._locks.hold(key.client_guid, key.snapshot_date),
             self._database.write() as connection,
         ):
-            requests.resend(connection, key, now=now, who=_who())
+            requests.resend(connection, key, now=now, who=requests.who())
+
+    def adopt(
+        self,
+        client_guid: str,
+        day: SnapshotDate,
+        *,
+        client: Client | None,
+        reason: str,
+        now: datetime,
+    ) -> Delivery:
+        """Write down that a person vouches for the day: it counts as delivered, nothing is sent.
+
+        Raises UsageError where it is delivered already, LeaseHeld while somebody is at it,
+        LookupError without a `client` for a day that the ledger never had.
+        """
+        with self._locks.hold(client_guid, day), self._database.write() as connection:
+            row = requests.adopt(
+                connection,
+                client_guid,
+                day,
+                client=client,
+                reason=reason,
+                now=now,
+                who=requests.who(),
+            )
+            return rows.delivery_of(row)
 
     # -- what may go -----------------------------------------------------------------------------
 
@@ -358,27 +384,3 @@ class Ledger:
                     requests.mark_pruned(connection, key, now=now)
                     dropped.append(key)
         return dropped
-
-
-def _trust_clock(database: Database, now: datetime) -> None:
-    """Raise ClockInsane where the ledger has entries from well after `now`."""
-    latest = (
-        select(func.max(column).label("at"))
-        for column in (deliveries.c.changed_at, clients.c.first_seen, history.c.at)
-    )
-    with database.read() as connection:
-        times = [at for query in latest if (at := connection.scalar(query)) is not None]
-    if times and now < max(times) - CLOCK_TOLERANCE:
-        raise ClockInsane(
-            f"the clock says {now.isoformat(timespec='seconds')}, but the ledger's last entry is "
-            f"from {max(times).isoformat(timespec='seconds')}"
-        )
-
-
-def _who() -> str:
-    """Give the name of the user that the process runs as, for the history."""
-    user = os.geteuid()
-    try:
-        return pwd.getpwuid(user).pw_name
-    except KeyError:
-        return str(user)

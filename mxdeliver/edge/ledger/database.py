@@ -10,13 +10,15 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy import Connection, create_engine, event
+from sqlalchemy import Connection, create_engine, event, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from mxdeliver.core.errors import (
+    ClockInsane,
     Internal,
     LedgerBusy,
     LedgerCorrupt,
@@ -28,8 +30,9 @@ from mxdeliver.core.errors import (
     SpoolMode,
 )
 from mxdeliver.edge.ledger import disk
-from mxdeliver.edge.ledger.tables import SCHEMA_VERSION, metadata
+from mxdeliver.edge.ledger.tables import SCHEMA_VERSION, clients, deliveries, history, metadata
 
+CLOCK_TOLERANCE = timedelta(days=1)
 _BEGIN = "ledger_begin"
 # Result codes: https://www.sqlite.org/rescode.html; the low byte is the primary code.
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
@@ -173,6 +176,21 @@ def open_database(path: Path, *, spool_has_bundles: bool, busy_timeout: float) -
         database.close()
         raise
     return database
+
+
+def trust_clock(database: Database, now: datetime) -> None:
+    """Raise ClockInsane where the ledger has entries from well after `now`."""
+    latest = (
+        select(func.max(column).label("at"))
+        for column in (deliveries.c.changed_at, clients.c.first_seen, history.c.at)
+    )
+    with database.read() as connection:
+        times = [at for query in latest if (at := connection.scalar(query)) is not None]
+    if times and now < max(times) - CLOCK_TOLERANCE:
+        raise ClockInsane(
+            f"the clock says {now.isoformat(timespec='seconds')}, but the ledger's last entry is "
+            f"from {max(times).isoformat(timespec='seconds')}"
+        )
 
 
 def _look_at(path: Path, *, spool_has_bundles: bool) -> None:

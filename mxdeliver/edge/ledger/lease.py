@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -10,17 +9,19 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
-from mxdeliver.core.errors import Internal, LeaseLost, SpoolCorrupt
+from mxdeliver.core.errors import DeliveryInDoubt, Internal, LeaseLost, SpoolCorrupt
 from mxdeliver.core.model import Bundle, DeliveryKey, DeliveryState, Outcome
 from mxdeliver.edge.ledger import direct, servers
 from mxdeliver.edge.ledger.database import Database
 from mxdeliver.edge.ledger.rows import (
+    IN_DOUBT,
     FileStage,
     PublishEvidence,
     bundle_of,
     describe,
     file_rows,
     file_values,
+    seal_values,
 )
 from mxdeliver.edge.ledger.tables import attempts, deliveries, files, temporaries
 
@@ -75,9 +76,10 @@ class Lease:
 
     # -- how far the files are -------------------------------------------------------------------
 
-    def sealed(self, bundle: Bundle) -> None:
+    def sealed(self, bundle: Bundle, *, in_doubt: bool = False) -> None:
         """Write down all files of the sealed bundle, once; the same values again change nothing.
 
+        `in_doubt`: a run of which this ledger knows nothing has sealed it, and maybe sent it.
         Raises SpoolCorrupt where other values were sealed for this revision before.
         """
         if bundle.key != self.key:
@@ -89,17 +91,9 @@ class Lease:
                         f"{describe(self.key)}: the bundle is not the one that was sealed before"
                     )
                 return
-            connection.execute(insert(files), file_values(self._id, bundle))
+            connection.execute(insert(files), file_values(self._id, bundle, in_doubt=in_doubt))
             connection.execute(
-                update(deliveries)
-                .where(deliveries.c.id == self._id)
-                .values(
-                    sealed=True,
-                    key_fingerprints=json.dumps(bundle.key_fingerprints),
-                    files=len(bundle.files),
-                    records=bundle.record_count,
-                    bytes=bundle.encrypted_size,
-                )
+                update(deliveries).where(deliveries.c.id == self._id).values(seal_values(bundle))
             )
 
     def bound_to(self, destination: str) -> list[str]:
@@ -148,8 +142,12 @@ class Lease:
             )
 
     def uploading(self, temporaries_: Mapping[str, str]) -> None:
-        """Name the temporary names (by final name) that are about to be made, in one commit."""
+        """Name the temporary names (by final name) that are about to be made, in one commit.
+
+        Raises DeliveryInDoubt, and no name is given out, where a file may have been sent before.
+        """
         with self._writing() as (connection, _):
+            self._refuse_doubtful(connection, temporaries_)
             self._advance(
                 connection,
                 FileStage.UPLOADING,
@@ -164,10 +162,26 @@ class Lease:
                     ],
                 )
 
+    def require_certainty(self, names: Iterable[str]) -> None:
+        """Raise DeliveryInDoubt where one of these files, not found on the server, may have been sent."""
+        with self._writing() as (connection, _):
+            self._refuse_doubtful(connection, names)
+
+    def _refuse_doubtful(self, connection: Connection, names: Iterable[str]) -> None:
+        rows = {row.name: row for row in file_rows(connection, self._id)}
+        doubtful = [name for name in names if name in rows and rows[name].outcome == IN_DOUBT]
+        if doubtful:
+            raise DeliveryInDoubt(
+                f"{len(doubtful)} of the {len(rows)} files of {describe(self.key)} were not found on "
+                "the client's server, and the ledger was rebuilt or restored since they were "
+                "sealed: either the client has taken them, or they were never sent"
+            )
+
     def writing(self, names: Sequence[str]) -> None:
         """Name the files that are about to be made under their final names, in one commit."""
         values = {"temporary": None, "direct": direct.DirectStage.INTENDED.value}
         with self._writing() as (connection, _):
+            self._refuse_doubtful(connection, names)
             self._advance(connection, FileStage.UPLOADING, dict.fromkeys(names, values))
 
     def created(self, names: Sequence[str]) -> None:

@@ -46,6 +46,17 @@ class Locks:
         except LeaseHeld:
             return False
 
+    def held(self) -> list[str]:
+        """Give the `client.day` of each lock that somebody holds at this moment."""
+        with disk.mapped(self._folder):
+            names = sorted(path.name for path in self._folder.glob("*.lock"))
+        found = []
+        for name in names:
+            guid, day = name.removesuffix(".lock").rsplit(".", 1)
+            if not self.is_free(guid, SnapshotDate.parse(day)):
+                found.append(f"{guid} {day}")
+        return found
+
 
 def _take(path: Path) -> int | None:
     with disk.mapped(path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -9,10 +11,11 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select, update
 
 from mxdeliver.core.calendar import SnapshotDate, due_at
-from mxdeliver.core.errors import LeaseHeld, UsageError
+from mxdeliver.core.errors import DeliveryInDoubt, LeaseHeld, UsageError, peer_text
 from mxdeliver.core.model import Client, DeliveryKey, DeliveryState
 from mxdeliver.edge.ledger.planning import see
 from mxdeliver.edge.ledger.rows import (
+    IN_DOUBT,
     FileStage,
     describe,
     find_latest,
@@ -24,6 +27,7 @@ from mxdeliver.edge.ledger.rows import (
 )
 from mxdeliver.edge.ledger.tables import deliveries, files
 
+_LONGEST_REASON = 500
 _RESUMABLE = (DeliveryState.WAITING, DeliveryState.PARKED, DeliveryState.FAILED)
 
 
@@ -84,9 +88,20 @@ def _restart(
     if row.pruned_at is not None:
         # Its sealed bytes are gone, and a revision is never built twice.
         return _next_revision(connection, row, now=now, who=who, what=what)
+    if what == "resume" and row.error_code == DeliveryInDoubt.code:
+        # A person has decided: what does not lie on the client's server is to be sent.
+        _settle_doubt(connection, row)
     _wait(connection, row, now=now, deadline=deadline)
     write_down(connection, key, now=now, who=who, what=what)
     return key
+
+
+def _settle_doubt(connection: Connection, row: Row[Any]) -> None:
+    connection.execute(
+        update(files)
+        .where(files.c.delivery_id == row.id, files.c.outcome == IN_DOUBT)
+        .values(outcome=None)
+    )
 
 
 def _wait(
@@ -148,8 +163,51 @@ def resend(connection: Connection, key: DeliveryKey, *, now: datetime, who: str)
     connection.execute(
         update(files).where(files.c.delivery_id == row.id).values(state=FileStage.SEALED.value)
     )
+    _settle_doubt(connection, row)
     _wait(connection, row, now=now, deadline=None)
     write_down(connection, key, now=now, who=who, what="resend")
+
+
+def adopt(
+    connection: Connection,
+    client_guid: str,
+    day: SnapshotDate,
+    *,
+    client: Client | None,
+    reason: str,
+    now: datetime,
+    who: str,
+) -> Row[Any]:
+    """Take a person's word that the client has the day, under the day's lock.
+
+    Without a `client` (it has left the configuration) the ledger must know the day: LookupError.
+    There is no evidence, so files are not marked published, and `delivered_at` stays empty: only
+    what is adopted has none.
+    """
+    row = find_latest(connection, client_guid, day)
+    if row is None and client is not None:
+        row = ensure(connection, client, day, now=now)
+    if row is None:
+        raise LookupError(f"the ledger has no {client_guid} {day.isoformat()}")
+    if row.state == DeliveryState.DELIVERED:
+        raise UsageError(f"{describe(key_of(row))} is delivered already; there is nothing to adopt")
+    connection.execute(
+        update(deliveries)
+        .where(deliveries.c.id == row.id)
+        .values(
+            state=DeliveryState.DELIVERED.value,
+            # A run that was stopped for long and wakes up now finds that it has lost its lease.
+            token=deliveries.c.token + 1,
+            not_before=None,
+            delivered_at=None,
+            error_code=None,
+            error=None,
+            changed_at=now,
+        )
+    )
+    what = f"adopt: {peer_text(reason, _LONGEST_REASON)}" if reason else "adopt"
+    write_down(connection, key_of(row), now=now, who=who, what=what)
+    return require(connection, key_of(row))
 
 
 def prunable(connection: Connection, *, before: datetime) -> Sequence[Row[Any]]:
@@ -174,3 +232,14 @@ def mark_pruned(connection: Connection, key: DeliveryKey, *, now: datetime) -> N
         .where(deliveries.c.id == require(connection, key).id)
         .values(pruned_at=now)
     )
+
+
+def who() -> str:
+    """Give the user that the process runs as, and through sudo(8) the person behind it."""
+    user = os.geteuid()
+    try:
+        name = pwd.getpwuid(user).pw_name
+    except KeyError:
+        name = str(user)
+    person = peer_text(os.environ.get("SUDO_USER", ""), 32)
+    return f"{name} for {person}" if person and person != name else name

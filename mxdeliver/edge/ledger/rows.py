@@ -55,6 +55,8 @@ class FileState:
     temporary: str | None = None
     earlier_temporaries: tuple[str, ...] = ()
     evidence: PublishEvidence | None = None
+    in_doubt: bool = False
+    """It may have been published by a run that this ledger knows nothing of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,9 @@ class HistoryEntry:
     what: str
     key: DeliveryKey
 
+
+IN_DOUBT = "in doubt"
+"""The `outcome` of a file that was read back from the spool, until it is seen or a person decides."""
 
 _newer = deliveries.alias("newer")
 is_latest = ~exists().where(
@@ -225,6 +230,7 @@ def file_states(connection: Connection, delivery_id: int) -> dict[str, FileState
                 name for name in given.get(row.name, ()) if name != row.temporary
             ),
             evidence=_evidence_of(row),
+            in_doubt=row.outcome == IN_DOUBT,
         )
         for row in file_rows(connection, delivery_id)
     }
@@ -250,7 +256,20 @@ def _evidence_of(row: Row[Any]) -> PublishEvidence | None:
     )
 
 
-def file_values(delivery_id: int, bundle: Bundle) -> list[dict[str, object]]:
+def seal_values(bundle: Bundle) -> dict[str, object]:
+    """Give what a row of `deliveries` holds of its sealed bundle."""
+    return {
+        "sealed": True,
+        "key_fingerprints": json.dumps(bundle.key_fingerprints),
+        "files": len(bundle.files),
+        "records": bundle.record_count,
+        "bytes": bundle.encrypted_size,
+    }
+
+
+def file_values(
+    delivery_id: int, bundle: Bundle, *, in_doubt: bool = False
+) -> list[dict[str, object]]:
     """Give the rows of a sealed bundle's files."""
     return [
         {
@@ -263,6 +282,7 @@ def file_values(delivery_id: int, bundle: Bundle) -> list[dict[str, object]]:
             "encrypted_file_size": artifact.encrypted_file_size,
             "encrypted_checksum": artifact.encrypted_checksum,
             "state": FileStage.SEALED.value,
+            "outcome": IN_DOUBT if in_doubt else None,
         }
         for place, artifact in enumerate(bundle.files)
     ]

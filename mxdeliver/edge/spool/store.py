@@ -129,6 +129,22 @@ class Spool:
             os.fsync(spool)
             return self._bundle(spool, key)
 
+    def has(self, key: DeliveryKey) -> bool:
+        """Tell whether this bundle is sealed, damaged or not."""
+        with mapped(str(self._path)):
+            return (self._path / folder_name(key)).exists()
+
+    def sealed_keys(self) -> list[DeliveryKey]:
+        """Give the keys of all sealed bundles, damaged or not, by name; [] without a spool."""
+        if not self._path.exists():
+            return []
+        with self._opened() as spool:
+            found = []
+            for name in filter(is_sealed, names_in(spool)):
+                with suppress(ValueError):  # such as the 31st of February: not of our making
+                    found.append(parse_folder(name))
+            return found
+
     def has_bundles(self) -> bool:
         """Tell whether anything sealed lies here, damaged or not."""
         if not self._path.exists():
@@ -138,15 +154,10 @@ class Spool:
 
     def bundles(self) -> Iterator[Bundle]:
         """Yield all sealed bundles by name; none where the spool does not exist."""
-        if not self._path.exists():
-            return
-        with self._opened() as spool:
-            for name in names_in(spool):
-                if not is_sealed(name):
-                    continue
-                bundle = self._bundle(spool, parse_folder(name))
-                if bundle is not None:
-                    yield bundle
+        for key in self.sealed_keys():
+            bundle = self.bundle(key)
+            if bundle is not None:
+                yield bundle
 
     def _bundle(self, spool: int, key: DeliveryKey) -> Bundle | None:
         name = folder_name(key)
