@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mxdeliver import cli
-from mxdeliver.cli import options, wiring
+from mxdeliver.cli import options, process, wiring
 from mxdeliver.cli.key import spaced
 from mxdeliver.core.errors import ConfigInvalid, Problem
 from mxdeliver.core.manifest import STANDARD_RESOURCES
@@ -45,6 +45,7 @@ def command(config_path: Path, names: tuple[str, ...], *, as_json: bool) -> int:
     from mxdeliver.cli.examination import examine  # noqa: PLC0415 - see cli
     from mxdeliver.edge.config import load  # noqa: PLC0415 - see cli
 
+    process.harden()
     try:
         configuration = load(config_path)
     except ConfigInvalid as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mxdeliver.cli import process
 from mxdeliver.cli.options import json_option
 from mxdeliver.core.errors import KeyMissing, MxdeliverError
 
@@ -26,6 +27,7 @@ def command(file: Path, as_json: bool) -> None:
     """
     from mxdeliver.edge.openpgp import examine  # noqa: PLC0415 - loads cryptography and pgpy
 
+    process.harden()  # what is handed over may be a secret key, by mistake
     now = datetime.now(UTC)
     try:
         examination = examine(_read(file), at=now)

@@ -1,4 +1,4 @@
-"""What a delivering process asks of the operating system before it touches keys and records."""
+"""What a process asks of the operating system before it touches keys, secrets and records."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mxdeliver.cli import EXIT_FAILED
+from mxdeliver.cli import EXIT_FAILED, process
 from mxdeliver.cli.options import json_option
 from mxdeliver.core import naming
 from mxdeliver.core.errors import MessageUnreadable, peer_text
@@ -53,6 +53,7 @@ def command(
     """
     from mxdeliver.receive import verify  # noqa: PLC0415 - imports cryptography
 
+    process.harden()
     keyring = _load(secret_key, passphrase_file)
     verdict = verify(directory, keyring, None if as_json else click.echo)
     if as_json:
