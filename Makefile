@@ -1,7 +1,7 @@
 # What people do here; `make` alone lists it. Everything sets itself up and asks nothing.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-3.13 fuzz lint bench clean debian-packages
+.PHONY: help demo test test-3.13 fuzz power-cuts lint bench clean debian-packages
 
 # The oldest supported Python is taken first, so that what is tested there runs everywhere.
 usable = $(firstword $(foreach python,$(1),$(shell $(python) -c 'import ensurepip, sys; \
@@ -13,7 +13,8 @@ BENCH ?=
 # and go first. A second Python meets all of the code, but not every wrong input and crash once more.
 PYTEST = -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 RUNS = $(wildcard tests/test_*.py)
-ONCE = tests/test_bad_% tests/test_crashes.py tests/test_direct.py tests/test_misbehaving_servers.py \
+ONCE = tests/test_bad_% tests/test_crashes.py tests/test_direct.py tests/test_disk.py \
+	tests/test_ledger_commands.py tests/test_misbehaving_servers.py tests/test_power_cut.py \
 	tests/test_recovery.py tests/test_resend.py tests/test_schedule.py tests/test_servers.py \
 	tests/test_sweepers.py tests/test_wheel.py tests/test_worker.py
 
@@ -21,6 +22,7 @@ help:
 	@echo 'make demo    deliver sample days to a server on this machine and check them'
 	@echo 'make test    run every test, with coverage (make test-3.13: on Python 3.13)'
 	@echo 'make fuzz    hostile input, a hundred times as much of it as make test (FUZZ=1000: more)'
+	@echo 'make power-cuts  cut the power before and after every fsync and commit of a run'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make bench   compare with a plain script of fastavro, gpg and sftp (BENCH="--rows 50000")'
 	@echo 'make clean   remove what these made'
@@ -39,6 +41,10 @@ test-3.13:
 fuzz: export FUZZ ?= 100
 fuzz: .venv/.dev debian-packages
 	.venv/bin/python -m pytest -n 2 --timeout 0 tests/edge/test_*_fuzz.py
+
+power-cuts: export MXDELIVER_POWER_CUTS = all
+power-cuts: .venv/.dev debian-packages
+	.venv/bin/python -m pytest tests/test_power_cut.py
 
 lint: .venv/.dev
 	.venv/bin/ruff check .

@@ -62,6 +62,8 @@ class Spool:
     def _make_state_dir(self) -> bool:
         try:
             self._state_dir.mkdir(mode=0o700, parents=True)
+            with opened(self._state_dir.parent) as parent:
+                os.fsync(parent)
         except FileExistsError:
             status = self._state_dir.lstat()
             if not stat.S_ISDIR(status.st_mode) or any(self._state_dir.iterdir()):
