@@ -69,6 +69,7 @@ class Kind:
     blind: bool = False
     keeps: bool = False
     """Nothing can be removed."""
+    hashes: bool = False
 
     def server(self, folder):
         if not self.denied:
@@ -90,7 +91,7 @@ KINDS = {
     "F80: no limits, fsync and statvfs": Kind(denied="limits,fsync,statvfs,fstatvfs"),
     "F89: no listing": Kind(denied="opendir,readdir,realpath"),
     "nothing but what is needed": Kind(denied=",".join(REQUESTS)),
-    "ProFTPD": Kind(ProFTPDServer),
+    "ProFTPD": Kind(ProFTPDServer, hashes=True),
     "asyncssh": Kind(ProgrammableServer),
     "F75: ssh2, whose rename replaces": Kind(Ssh2Server),
 }
@@ -142,7 +143,7 @@ def test_a_day_arrives_whole_and_once_and_the_server_s_profile_is_kept(party, be
     assert_seen_in_order(watcher, party, bench)
     found = profile(party)
     publishing = Publishing.DIRECT if bench.kind.direct else Publishing.RENAME
-    level = "ack" if bench.kind.blind else "size"
+    level = "ack" if bench.kind.blind else "hash" if bench.kind.hashes else "size"
     assert (found.publishing, found.level, found.sweeps) == (publishing, level, False)
     before = {path.name: path.stat() for path in party.directory.iterdir()}
     done = party.deployment.run("run", "--date", str(DAY), "--json")

@@ -196,6 +196,7 @@ class _Push:
             temporary=temporaries.get(file.name, file.name),
             size=file.encrypted_file_size,
             open=partial(self._existing.open, file),
+            sha256=file.encrypted_checksum,
         )
 
     def _in_order(self, files: Sequence[Artifact]) -> list[list[Artifact]]:
@@ -251,6 +252,7 @@ class _Push:
 
     def _write_directly(self) -> None:
         missing, found = self._look()
+        self._lease.check()  # what lies there may be another run's by now
         self._existing.remove(self._records.temporaries(self._bundle.key))
         self._existing.clear(found.torn)
         self._existing.take_away(found.replaced)
@@ -287,6 +289,7 @@ class _Push:
             self._lease.withdrawn([manifest.name])
         elif found.there.pop(manifest.name, None) is None:
             return False
+        self._lease.check()
         self._existing.take_away([manifest.name])
         return True
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import date
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +109,13 @@ def test_many_files_travel_at_once_and_progress_counts_every_byte(openssh: OpenS
 def test_proftpd_takes_many_files_of_many_pieces(tmp_path: Path) -> None:
     contents = {f"file-{number}": os.urandom(number * 40_000) for number in range(12)}
     with ProFTPDServer(tmp_path) as server:
-        evidence = sent(server, *(upload(name, data) for name, data in contents.items()))
-        assert {one.level for one in evidence.values()} == {"size"}
+        uploads = [
+            replace(upload(name, data), sha256=sha256(data).hexdigest())
+            for name, data in contents.items()
+        ]
+        levels = {name: one.level for name, one in sent(server, *uploads).items()}
+        # ProFTPD computes no hash of an empty file
+        assert levels == {**dict.fromkeys(contents, "hash"), "file-0": "size"}
         for name, data in contents.items():
             assert (server.directory / f".{name}.part").read_bytes() == data
 
@@ -296,6 +302,46 @@ def test_a_size_that_stays_wrong_is_a_failed_verification(
     with pytest.raises(RemoteVerify, match="7 bytes instead of 300000"):
         sent(programmable, sleep=lambda _seconds: None)
     assert list(programmable.directory.iterdir()) == []
+
+
+def hashed(server: ProgrammableServer, path: bytes) -> bytes:
+    return sha256((server.root / path.decode().lstrip("/")).read_bytes()).digest()
+
+
+def test_hashes_are_compared_where_the_server_computes_them(
+    programmable: ProgrammableServer,
+) -> None:
+    programmable.file_hash = lambda path: hashed(programmable, path)
+    known = replace(upload(), sha256=sha256(DATA).hexdigest())
+    assert sent(programmable, known) == {"a": Evidence(level="hash", size=len(DATA))}
+
+
+def test_other_bytes_of_the_right_length_are_a_failed_verification(
+    programmable: ProgrammableServer,
+) -> None:
+    """A hole that the server has denied (reliability.md X1, F82)."""
+
+    def spoil(file: Any) -> None:
+        with open(file.name, "r+b") as again:  # noqa: PTH123 - its name is bytes
+            again.seek(1_000)
+            again.write(bytes(100))
+
+    programmable.hooks["after close"] = spoil
+    programmable.file_hash = lambda path: hashed(programmable, path)
+    with pytest.raises(RemoteVerify, match="other bytes than were sent"):
+        sent(programmable, replace(upload(), sha256=sha256(DATA).hexdigest()))
+    assert list(programmable.directory.iterdir()) == []
+
+
+def test_an_answer_that_is_no_hash_proves_nothing(programmable: ProgrammableServer) -> None:
+    programmable.file_hash = lambda _path: b"short"
+    known = replace(upload(), sha256=sha256(DATA).hexdigest())
+    assert sent(programmable, known) == {"a": Evidence(level="size", size=len(DATA))}
+
+
+def test_a_server_that_offers_no_hashes_is_not_asked(programmable: ProgrammableServer) -> None:
+    sent(programmable, replace(upload(), sha256=sha256(DATA).hexdigest()))
+    assert "check-file-name" not in programmable.operations
 
 
 # -- failures --------------------------------------------------------------------------------------

@@ -27,6 +27,8 @@ from threading import Event, Thread
 from typing import Any, Self
 
 import asyncssh
+from asyncssh.constants import FXP_EXTENDED_REPLY
+from asyncssh.packet import String
 from asyncssh.sftp import SFTPServerHandler
 from asyncssh.stream import SSHReader, SSHServerStreamSession, SSHWriter
 
@@ -36,6 +38,7 @@ from mxdeliver.edge.sftp import Credentials
 
 SKIP = object()
 PASSWORD = "a-password-for-this-test"
+_CHECK_FILE = b"check-file-name"
 _OPERATIONS = (
     "open", "close", "write", "read", "lstat", "stat", "fstat", "fsync", "rename", "posix_rename",
     "remove", "statvfs",
@@ -88,6 +91,8 @@ class ProgrammableServer:
         self.offers_sftp = True
         self.limits: asyncssh.SFTPLimits | None = None
         """What is answered to limits@openssh.com."""
+        self.file_hash: Callable[[bytes], bytes] | None = None
+        """Computes what is answered to check-file-name, given the path; then it is offered."""
         self.settings: dict[str, Any] = {}
         """Further arguments for asyncssh.listen, set before entering."""
         self.login: asyncssh.SSHServerConnection | None = None
@@ -200,6 +205,21 @@ class _Handler(SFTPServerHandler):
                 b"limits@openssh.com": self._tell_limits,
             }
 
+        if server.file_hash is not None:
+            self._extensions = [*self._extensions, (b"check-file", b"check-file-name")]
+            self._return_types = {**self._return_types, _CHECK_FILE: FXP_EXTENDED_REPLY}
+            self._packet_handlers = {**self._packet_handlers, _CHECK_FILE: self._tell_hash}
+
+    @staticmethod
+    async def _tell_hash(handler: SFTPServerHandler, packet: Any) -> object:
+        assert isinstance(handler, _Handler)
+        path, algorithms = packet.get_string(), packet.get_string()
+        server = handler._programmable
+        server.operations.append("check-file-name")
+        assert algorithms == b"sha256"
+        assert server.file_hash is not None
+        return _FileHash(server.file_hash(path))
+
     @staticmethod
     async def _tell_limits(handler: SFTPServerHandler, _packet: object) -> object:
         assert isinstance(handler, _Handler)
@@ -212,6 +232,16 @@ class _Handler(SFTPServerHandler):
             answer()
         else:
             reply(self._programmable.operations[-1], answer)
+
+
+class _FileHash:
+    """The answer to check-file-name, as the draft has it."""
+
+    def __init__(self, digest: bytes) -> None:
+        self._digest = digest
+
+    def encode(self, _version: int) -> bytes:
+        return String("check-file") + String("sha256") + self._digest
 
 
 class _Login(asyncssh.SSHServer):

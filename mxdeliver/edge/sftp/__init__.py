@@ -7,6 +7,7 @@ handshake       key exchange until a pinned host key is shown; scanning host key
 authentication  each credential at most once
 engine          SFTP version 3, many requests under way at once
 upload          many files to temporary names, or to final ones where nothing can be renamed
+verification    sizes and hashes of what was sent
 publish         temporary names to final names
 session         what the rest of the program uses
 """

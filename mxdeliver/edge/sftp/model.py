@@ -66,13 +66,15 @@ class ScannedHostKey:
 class Upload:
     """A file to be sent under a temporary name; `open` gives exactly `size` bytes.
 
-    Where a server allows no rename, `temporary` is the final name itself.
+    Where a server allows no rename, `temporary` is the final name itself. `sha256` of its bytes (hex)
+    is compared where the server computes hashes.
     """
 
     name: str
     temporary: str
     size: int
     open: Callable[[], BinaryIO]
+    sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +92,9 @@ class Ownership:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """How far the server confirmed a file: "ack" (every answer was good) or "size" (looked at).
+    """How far the server confirmed a file.
 
+    `level`: "ack" (every answer was good), "size" (looked at) or "hash" (contents compared).
     `taken`: the name was gone right after the last answer, because the receiver takes such files.
     """
 

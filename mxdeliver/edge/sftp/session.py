@@ -19,7 +19,6 @@ from mxdeliver.core.errors import (
     MxdeliverError,
     RemoteDirectoryMissing,
     RemoteFailure,
-    RemoteVerify,
     SessionLimit,
     SftpUnavailable,
     Stalled,
@@ -48,12 +47,12 @@ from mxdeliver.edge.sftp.model import (
 from mxdeliver.edge.sftp.publish import Publisher
 from mxdeliver.edge.sftp.transport import key_sha256
 from mxdeliver.edge.sftp.upload import Uploader
+from mxdeliver.edge.sftp.verification import Verifier
 
 _READS_UNDER_WAY = 32
 _READ_ONLY = 0x01
 _STATVFS = "statvfs@openssh.com"
 _LEAST_FREE_BYTES = 1024 * 1024
-_LOOK_AGAIN_AFTER = (0.1, 0.4, 1.5)
 
 
 def _never() -> bool:
@@ -321,29 +320,15 @@ class Session:
         raise failure(reply, "looking at", self._path(name), self._place)
 
     def _verify(self, uploads: Sequence[Upload]) -> dict[str, Evidence]:
-        """Compare sizes where the server tells them; one that a sweeper took counts as acknowledged."""
-        evidence: dict[str, Evidence] = {}
-        waiting = list(uploads)
-        for pause in (*_LOOK_AGAIN_AFTER, None):
-            found = self.attributes([upload.temporary for upload in waiting])
-            for upload in waiting:
-                seen = found[upload.temporary]
-                if seen is None or seen.size is None:
-                    evidence[upload.name] = Evidence(
-                        level="ack", size=upload.size, taken=seen is None
-                    )
-                elif seen.size == upload.size and seen.is_regular:
-                    evidence[upload.name] = Evidence(level="size", size=upload.size)
-            waiting = [upload for upload in waiting if upload.name not in evidence]
-            if not waiting:
-                return evidence
-            if pause is not None:
-                self._sleep(pause)
-        seen = found[waiting[0].temporary]
-        raise RemoteVerify(
-            f"{self._path(waiting[0].temporary)} on {self._place} has {seen.size if seen else 'no'} "
-            f"bytes instead of {waiting[0].size}"
-        )
+        with self._bounded(self._limits.request):
+            return Verifier(
+                self._engine,
+                path=self._path,
+                attributes=self.attributes,
+                place=self._place,
+                software=self.facts.server,
+                sleep=self._sleep,
+            ).run(uploads)
 
     def _is_full(self) -> bool:
         """Ask for free space where the server tells it (OpenSSH's extension)."""
