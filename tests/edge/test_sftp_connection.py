@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import date
 from ipaddress import ip_network
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 
@@ -28,6 +30,7 @@ from mxdeliver.core.errors import (
     DnsFailed,
     HostKeyMismatch,
     MxdeliverError,
+    NetworkUnreachable,
     PortNotAllowed,
     SecretMissing,
     SessionLimit,
@@ -43,7 +46,7 @@ from mxdeliver.edge.sftp import Credentials, Limits, Session, connect, scan_host
 from tests.support.openssh import OpenSSHServer, fingerprint, free_port, key_pair
 from tests.support.proftpd import ProFTPDServer
 from tests.support.programmable import PASSWORD, ProgrammableServer
-from tests.support.proxy import Proxy
+from tests.support.proxy import Proxy, black_hole
 
 TODAY = date(2026, 3, 1)
 SHORT = Limits(connect=1, banner=0.3, key_exchange=0.3, authentication=1, session=0.5)
@@ -157,6 +160,74 @@ def test_the_next_allowed_address_is_tried_when_one_is_dead(server: OpenSSHServe
         assert session.facts.address == "127.0.0.1"
 
 
+def test_an_address_that_swallows_everything_leaves_the_next_one_its_share_of_the_time(
+    server: OpenSSHServer,
+) -> None:
+    with black_hole(server.port, "127.0.0.9"):
+        endpoint = server.endpoint(allowed_ips=(ip_network("127.0.0.0/8"), ip_network("::1")))
+        started = time.monotonic()
+        with connect(
+            endpoint,
+            server.credentials(),
+            today=TODAY,
+            limits=Limits(connect=1.5),
+            resolve=lambda _host, _port: ["::1", "127.0.0.9", "127.0.0.1"],
+        ) as session:
+            assert session.facts.address == "127.0.0.1"
+        assert time.monotonic() - started > 0.5, "the dead one had its share"
+
+
+@pytest.mark.parametrize(
+    "address", ["224.0.0.1", "2001:db8::1%lo"], ids=["nobody's", "behind the wrong interface"]
+)
+def test_an_address_without_a_way_to_it_is_unreachable(address: str) -> None:
+    networks = (ip_network("0.0.0.0/0"), ip_network("::/0"))
+    with pytest.raises(NetworkUnreachable, match="cannot be reached"):
+        opened(
+            some_endpoint(8022, allowed_ips=networks),
+            Credentials(),
+            limits=SHORT,
+            resolve=lambda _host, _port: [address],
+        )
+
+
+@pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f000001", "0177.0.0.1", "localhost"])
+def test_no_spelling_of_an_address_gets_past_the_list(host: str) -> None:
+    with Proxy(free_port()) as proxy:
+        endpoint = some_endpoint(proxy.port, host=host, allowed_ips=(ip_network("203.0.113.0/24"),))
+        with pytest.raises(AddressNotAllowed, match=r"127\.0\.0\.1"):
+            opened(endpoint, Credentials())
+        assert proxy.connections == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("::1", "::1"),
+        ("::ffff:127.0.0.1", "127.0.0.1"),
+        ("169.254.169.254", "169.254.169.254"),
+        ("::ffff:169.254.169.254", "169.254.169.254"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+        ("fd00:ec2::254", "fd00:ec2::254"),
+        ("10.0.0.1", "10.0.0.1"),
+        ("172.16.0.1", "172.16.0.1"),
+        ("192.168.1.1", "192.168.1.1"),
+        ("0.0.0.0", "0.0.0.0"),
+        ("::", "::"),
+        ("64:ff9b::7f00:1", "64:ff9b::7f00:1"),
+    ],
+)
+def test_inner_addresses_are_refused_like_any_other_that_is_not_listed(
+    answer: str, shown: str
+) -> None:
+    endpoint = some_endpoint(
+        8022, allowed_ips=(ip_network("203.0.113.0/24"), ip_network("2001:db8::/32"))
+    )
+    with pytest.raises(AddressNotAllowed, match=re.escape(f"resolves to {shown}, ")):
+        opened(endpoint, Credentials(), resolve=lambda _host, _port: [answer])
+
+
 def test_port_22_is_refused_whatever_listens_there() -> None:
     with pytest.raises(PortNotAllowed, match="port 22"):
         opened(some_endpoint(22), Credentials())
@@ -169,19 +240,9 @@ def test_a_dead_port_is_refused() -> None:
         opened(some_endpoint(free_port()), Credentials())
 
 
-def full_backlog() -> socket.socket:
-    listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
-    listening.listen(0)
-    return listening
-
-
 def test_an_address_that_does_not_answer_ends_in_time() -> None:
-    with full_backlog() as listening, socket.socket() as one, socket.socket() as two:
-        for waiting in (one, two):
-            waiting.setblocking(False)
-            waiting.connect_ex(listening.getsockname())
-        endpoint = some_endpoint(listening.getsockname()[1])
+    with black_hole() as port:
+        endpoint = some_endpoint(port)
         with pytest.raises(ConnectTimeout):
             opened(endpoint, Credentials(), limits=replace(SHORT, connect=0.3))
         with pytest.raises(StopRequested):
@@ -233,6 +294,28 @@ def test_something_that_is_not_ssh_is_a_bad_banner() -> None:
 def test_silence_is_a_bad_banner_and_ends_in_time() -> None:
     with listener() as port, pytest.raises(SshBanner):
         opened(some_endpoint(port), Credentials(), limits=SHORT)
+
+
+@pytest.mark.parametrize("said", [b"S", b"SSH-2.0-slow\r\n"], ids=["banner", "key exchange"])
+def test_a_server_that_trickles_is_given_up_when_the_whole_time_is_over(said: bytes) -> None:
+    ended = Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection, suppress(OSError):
+                connection.sendall(said)
+                while not ended.wait(0.05):
+                    connection.sendall(b"x")
+
+        thread = Thread(target=serve)
+        thread.start()
+        try:
+            with pytest.raises((SshBanner, Stalled, ConnectionLost)):
+                opened(some_endpoint(listening.getsockname()[1]), Credentials(), limits=SHORT)
+        finally:
+            ended.set()
+            thread.join()
 
 
 def test_a_banner_without_end_is_cut_short() -> None:

@@ -25,12 +25,12 @@ _PIECE = 64 * 1024
 
 
 @contextmanager
-def black_hole(port: int = 0) -> Iterator[int]:
-    """Give a port (of 127.0.0.1) that lets nobody in: a connect gets no answer at all."""
+def black_hole(port: int = 0, address: str = "127.0.0.1") -> Iterator[int]:
+    """Give a port of the address that lets nobody in: a connect gets no answer at all."""
     with ExitStack() as stack:
         listening = stack.enter_context(socket.socket())
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(("127.0.0.1", port))
+        listening.bind((address, port))
         listening.listen(0)
         for _ in range(2):
             waiting = stack.enter_context(socket.socket())

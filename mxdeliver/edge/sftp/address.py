@@ -137,7 +137,10 @@ def _connected(
     address: Address, port: int, seconds: float, limits: Limits, stop: Callable[[], bool]
 ) -> socket.socket:
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    except OSError as error:  # a host without IPv6 may be given its addresses all the same
+        raise _unreachable(f"{address}:{port}", error.errno) from error
     try:
         _configure(connection, limits)
         connection.setblocking(False)
@@ -167,7 +170,10 @@ def _wait_for_connection(
 ) -> None:
     place = f"{address}:{port}"
     limit = time.monotonic() + seconds
-    code = connection.connect_ex((address, port))
+    try:
+        code = connection.connect_ex((address, port))
+    except OSError as error:  # a scope that is no interface of this host
+        raise NetworkUnreachable(f"{place} cannot be reached: {error.strerror}") from error
     if code == errno.EINPROGRESS:
         poll = select.poll()
         poll.register(connection, select.POLLOUT)
@@ -182,7 +188,11 @@ def _wait_for_connection(
     if code == errno.ETIMEDOUT:
         raise ConnectTimeout(f"{place} did not answer")
     if code:
-        raise NetworkUnreachable(f"{place} cannot be reached: {os.strerror(code)}")
+        raise _unreachable(place, code)
+
+
+def _unreachable(place: str, code: int | None) -> NetworkUnreachable:
+    return NetworkUnreachable(f"{place} cannot be reached: {os.strerror(code or 0)}")
 
 
 def _check_peer(connection: socket.socket, address: Address, port: int) -> None:
