@@ -31,6 +31,9 @@ help:
 demo: .venv/.installed
 	.venv/bin/mxdeliver demo
 
+# Some environments have Python keep no bytecode; every start would then compile the program again.
+test test-3.13: export PYTHONDONTWRITEBYTECODE =
+
 test: .venv/.dev debian-packages
 	.venv/bin/coverage erase
 	.venv/bin/python $(PYTEST) --cov --cov-report=term $(RUNS) tests/edge tests/core

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 import yaml
 
-from tests.support.preloaded import Preloaded
+from tests.support.preloaded import Preloaded, preloaded
 
 PROGRAM = (sys.executable, "-m", "mxdeliver")
 
@@ -210,15 +210,15 @@ class Deployment:
     ) -> subprocess.CompletedProcess[str]:
         """Write the configuration and run a command of the program to its end."""
         self.write()
-        if self.program is not None and environment is None:
-            return self.program.run(self.command(*arguments))
+        if environment is None:
+            return (self.program or preloaded()).run(self.command(*arguments))
         return subprocess.run(
             self.command(*arguments),
             capture_output=True,
             text=True,
             check=False,
             timeout=100,
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, **environment},
         )
 
     def run_json(self, *arguments: str) -> tuple[int, dict[str, Any]]:

@@ -1,41 +1,47 @@
 """The program, imported once and forked for each command: the same process as ever, without the second.
 
-with Preloaded() as program:
-    deployment.program = program
-    deployment.run("run", "--date", "2026-11-20")
-    program.run(command, stop=Stop("mxdeliver.edge.ledger:Lease.sealed", after=True))
+    preloaded().run(command)
+    preloaded().run(command, stop=Stop("mxdeliver.edge.ledger:Lease.sealed", after=True))
 
 A stop kills the process, with SIGKILL, before or after a call of one of the program's own functions;
-with a `mount` the file system under it loses its power at that moment (see `power`).
+with a `mount` the file system under it loses its power at that moment (see `power`). Commands may
+run side by side. What a process gets before it imports anything (LD_PRELOAD, Python's options) is
+that of the process that forks: commands that need their own are started for real.
+
+This file is also the process that forks: `python -m tests.support.preloaded SOCKET`.
 """
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import os
-import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from tests.support.power import cut
 
 _MODULES = (
-    "mxdeliver.cli.adopt", "mxdeliver.cli.ledger", "mxdeliver.cli.resend", "mxdeliver.cli.resume",
+    "mxdeliver.cli.adopt", "mxdeliver.cli.check", "mxdeliver.cli.dry_run", "mxdeliver.cli.ledger",
+    "mxdeliver.cli.progress", "mxdeliver.cli.resend", "mxdeliver.cli.resume",
     "mxdeliver.cli.run", "mxdeliver.cli.status", "mxdeliver.edge.avro", "mxdeliver.edge.config",
-    "mxdeliver.edge.journal", "mxdeliver.edge.ledger", "mxdeliver.edge.sources.warehouse",
+    "mxdeliver.edge.journal", "mxdeliver.edge.ledger", "mxdeliver.edge.openpgp",
+    "mxdeliver.edge.sftp", "mxdeliver.edge.sources.warehouse", "mxdeliver.report",
     "mxdeliver.worker",
 )  # fmt: skip
 
-_LONGEST = 60
+_LONGEST = 100.0
+_MESSAGE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -49,31 +55,33 @@ class Stop:
 
 
 class Preloaded:
-    """A context manager; one command at a time."""
+    """A context manager around the process that forks."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket = ""
 
     def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory(prefix="p")
+        self._socket = str(Path(self._folder.name) / "s")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.preloaded"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+            [sys.executable, "-m", "tests.support.preloaded", self._socket],
+            cwd=Path(__file__).parents[2],
+            stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
+        while not Path(self._socket).exists():
+            assert self._process.poll() is None, "the preloaded program has died"
+            time.sleep(0.01)
         return self
 
     def __exit__(self, *_: object) -> None:
         assert self._process is not None
-        try:
-            self._process.communicate(timeout=_LONGEST)
-        finally:
-            # A command that hangs is its child.
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
+        # A command that hangs is of its group.
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._process = None
+        self._folder.cleanup()
 
     def run(
         self,
@@ -82,48 +90,87 @@ class Preloaded:
         environment: Mapping[str, str] | None = None,
         stop: Stop | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run `python -m mxdeliver …` to its end."""
-        process = self._process
-        assert process is not None
-        assert process.stdin is not None
-        assert process.stdout is not None
-        with tempfile.TemporaryDirectory() as folder:
-            out, err = Path(folder, "out"), Path(folder, "err")
-            order = {
-                "arguments": list(command[3:]),
-                "environment": dict(environment or {}),
-                "out": str(out),
-                "err": str(err),
-                "stop": None if stop is None else asdict(stop),
-            }
-            print(json.dumps(order), file=process.stdin, flush=True)
-            assert select.select([process.stdout], [], [], _LONGEST)[0], f"{command} hangs"
-            answer = process.stdout.readline()
-            assert answer, "the preloaded program has died"
+        """Run `python -m mxdeliver …` to its end, in the present directory and environment."""
+        order = {
+            "arguments": list(command[3:]),
+            "environment": {**os.environ, **(environment or {})},
+            "folder": str(Path.cwd()),
+            "stop": None if stop is None else asdict(stop),
+        }
+        with (
+            tempfile.TemporaryFile() as output,
+            tempfile.TemporaryFile() as errors,
+            socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection,
+        ):
+            connection.connect(self._socket)
+            connection.settimeout(_LONGEST)
+            files = [output.fileno(), errors.fileno()]
+            socket.send_fds(connection, [json.dumps(order).encode()], files)
+            process = int(connection.recv(_MESSAGE_BYTES))
+            try:
+                status = int(connection.recv(_MESSAGE_BYTES))
+            except TimeoutError as error:
+                os.kill(process, signal.SIGKILL)
+                raise subprocess.TimeoutExpired(list(command), _LONGEST) from error
             return subprocess.CompletedProcess(
-                list(command), int(answer), out.read_text(), err.read_text()
+                list(command), status, stdout=_text(output), stderr=_text(errors)
             )
 
 
-def _serve() -> None:
+@functools.cache
+def preloaded() -> Preloaded:
+    """Give the one that this process keeps until its end."""
+    program = Preloaded().__enter__()
+    atexit.register(program.__exit__)
+    return program
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode()
+
+
+def _serve(path: str) -> None:
+    """Fork once for each connection, for ever."""
     for module in _MODULES:
         import_module(module)
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            _become(json.loads(line))
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who answer
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(f"{path}.new")
+    listener.listen()
+    Path(f"{path}.new").rename(path)
+    while True:
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _answer(connection)
             return
-        _, status = os.waitpid(child, 0)
-        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
-        sys.stdout.flush()
+        connection.close()
 
 
-def _become(order: dict[str, Any]) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    for descriptor, path in ((1, order["out"]), (2, order["err"])):
-        os.dup2(os.open(path, flags, 0o600), descriptor)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+def _answer(connection: socket.socket) -> None:
+    """Fork the command; tell its process id and, once it has ended, its status."""
+    message, (output, errors), _, _ = socket.recv_fds(connection, _MESSAGE_BYTES, 2)
+    process = os.fork()
+    if process == 0:
+        connection.close()
+        _become(json.loads(message), output, errors)
+    connection.send(str(process).encode())
+    _, status = os.waitpid(process, 0)
+    connection.send(str(os.waitstatus_to_exitcode(status)).encode())
+    os._exit(0)
+
+
+def _become(order: dict[str, Any], output: int, errors: int) -> None:
+    """Be the program from here on."""
+    for descriptor, number in ((output, 1), (errors, 2)):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.environ.clear()
     os.environ.update(order["environment"])
+    time.tzset()
+    os.chdir(order["folder"])
     if order["stop"] is not None:
         _arrange(Stop(**order["stop"]))
     sys.argv = ["mxdeliver", *order["arguments"]]
@@ -155,4 +202,4 @@ def _arrange(stop: Stop) -> None:
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(sys.argv[1])
