@@ -2,6 +2,7 @@ import contextlib
 import csv
 import io
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -122,6 +123,14 @@ def test_a_cell_that_a_spreadsheet_would_calculate_is_never_written():
         manifest.render(
             [artifact("users", EventType.CREATED, record_count=-1)], EffectiveDateForm.DATE
         )
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n"])
+def test_no_cell_of_any_row_may_begin_like_a_formula(start):
+    whole = artifact("users", EventType.CREATED)
+    poisoned = replace(whole, checksum=start + whole.checksum[1:])
+    with pytest.raises(ValueError, match="formula"):
+        manifest.render([whole, poisoned], EffectiveDateForm.DATE)
 
 
 def test_creates_and_updates_come_from_users_on_and_deletes_in_reverse():

@@ -1,8 +1,11 @@
 """Whatever a file holds, loading it gives a configuration or ConfigInvalid, in bounded time."""
 
+import json
+import re
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -122,3 +125,92 @@ def test_both_parsers_agree_on_what_is_plain(text):
             document.type_of_loader = before
         found.append((node and node.plain(), problems))
     assert found[0] == found[1]
+
+
+SECRET = "Cobalt-Rhinoceros-59"
+REFERENCE = "password: {env: FIRST_EXAMPLE_SFTP_PASSWORD}"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        f"password: {SECRET}",
+        f"password:{SECRET}",
+        f'password: "{SECRET}"',
+        f"password: '{SECRET}",
+        f'password: {{env: "{SECRET}\\q"}}',
+        f"password: [{SECRET}]",
+        f"password: {{value: {SECRET}}}",
+        f"password: {{env: [{SECRET}]}}",
+        f"password: {{env: {SECRET}: x}}",
+        f"password: {{env: '{SECRET} x'}}",
+        f"password: {{credential: '{SECRET}/x'}}",
+        f"password: {{env: X, file: {SECRET}}}",
+        f"password: {{file: '~/{SECRET}'}}",
+        f"password: {SECRET}: {SECRET}",
+        f"password: |\n        {SECRET}",
+        f"password: >{SECRET}",
+        *(f"password: {sign}{SECRET} x" for sign in "*&!%@`"),
+        f"{REFERENCE}\n      passphrase: {SECRET}",
+        f"{REFERENCE}\n      private_key: {SECRET}",
+        f"{REFERENCE}\n      passwort: {SECRET}",
+        f"{REFERENCE}\n      host: sftp://mx:{SECRET}@client.test",
+    ],
+)
+def test_a_secret_written_into_the_file_itself_is_refused_and_never_repeated(written):
+    text = SAMPLE.replace(REFERENCE, written)
+    assert text != SAMPLE
+    problems = outcome(text.encode())
+    assert problems
+    assert not [problem for problem in problems if SECRET.lower() in str(problem).lower()]
+
+
+@pytest.mark.parametrize(
+    "written", [f"postgresql://mx:{SECRET}@h/d", f"{{url: 'postgresql://mx:{SECRET}@h/d'}}"]
+)
+def test_a_database_url_written_into_the_file_itself_is_never_repeated(written):
+    problems = outcome(SAMPLE.replace("ledger: sqlite", f"ledger: {written}").encode())
+    assert problems
+    assert not [problem for problem in problems if SECRET in str(problem)]
+
+
+# -- names that end up in file names, tables and logs (reliability.md F121) ------------------------
+
+GUID = "CLT-0858efd1-2d2e-6a5d-f2b5-c7dad42ef184"
+HOSTILE = [
+    "../", "/", "\0", "\n", "=cmd", "+", "@", "\t", "\r", "%s", "\u202e", "\u0421\u0141\u0422",
+    "\uff11", "\u0661", "\u00e9", "\x1b[2J", " ", "'", '"', ";", "$(id)", "\ud7ff", "A", "Z", "-",
+]  # fmt: skip
+
+
+def with_value(key, value):
+    """Write the sample with the first value of `key` replaced by any text at all."""
+    text, count = re.subn(
+        rf"^( *(?:- )?{key}: ).*$",
+        lambda match: match[1] + json.dumps(value),
+        SAMPLE,
+        count=1,
+        flags=re.MULTILINE,
+    )
+    assert count == 1
+    return text.encode()
+
+
+@examples(80)
+@given(at=st.integers(0, len(GUID)), odd=st.sampled_from(HOSTILE), lost=st.integers(0, 6))
+@example(at=0, odd="\uff23\uff2c\uff34", lost=3)
+@example(at=len(GUID), odd="\n", lost=0)
+def test_only_a_guid_of_the_grammar_is_taken(at, odd, lost):
+    guid = GUID[:at] + odd + GUID[at + lost :]
+    problems = outcome(with_value("guid", guid))
+    accepted = re.fullmatch(r"[A-Z]{3}-[0-9a-f-]{36}", guid, re.ASCII) is not None
+    assert accepted is not any(problem.path.endswith("guid") for problem in problems)
+    check(problems, b"\n" * 500)
+
+
+@examples(60)
+@given(st.sampled_from(HOSTILE), st.sampled_from(["users", ""]), st.sampled_from([*HOSTILE, ""]))
+def test_no_resource_and_no_suffix_with_such_signs_is_taken(one, word, other):
+    name = one + word + other
+    assert outcome(with_value("resources", [name]))
+    assert outcome(with_value("suffix", name))
