@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.support.openssh import OpenSSHServer
+from tests.support.openssh import OpenSSHServer, wait_until
 from tests.support.outcomes import (
     DAY,
     add_client,
@@ -17,6 +17,7 @@ from tests.support.outcomes import (
     run_day,
     small_deployment,
 )
+from tests.support.proxy import Proxy
 
 OPEN_SECRET = "goat-open-to-all-5"
 
@@ -95,6 +96,25 @@ def test_closed_to_others_the_secret_opens_the_delivery_by_itself(bench):
     again = run_day(bench.deployment, "--client", "open")
     assert again.status == 0
     assert_delivered(again, bench.open)
+
+
+def test_a_secret_replaced_during_a_run_counts_from_the_next_attempt_on(tmp_path):
+    """reliability.md F104: what an attempt began with is what it logs in with."""
+    with OpenSSHServer(tmp_path) as server, Proxy(server.port) as proxy:
+        deployment = small_deployment(tmp_path, server)
+        party = add_client(deployment, "rotating", sftp={"port": proxy.port})
+        fill(deployment)
+        proxy.hold.set()
+        with deployment.start("run", "--date", str(DAY)) as process:
+            wait_until(lambda: proxy.connections, "a connection", seconds=60)
+            deployment.write_secret("the next password")
+            proxy.hold.clear()
+            _, errors = process.communicate(timeout=60)
+        assert (process.returncode, errors) == (0, f"mxdeliver: created {tmp_path / 'state'}\n")
+        before = DAY - timedelta(days=1)
+        outcome = run_day(deployment, "--date", str(before))
+        assert outcome.row(party)["error_code"] == "AUTH_FAILED"
+        assert len(server.login_attempts()) <= 4  # "none" and the password, twice
 
 
 # -- days ------------------------------------------------------------------------------------------
