@@ -378,9 +378,9 @@ def test_ended_in_the_middle_nothing_of_records_and_secrets_remains(
             process.send_signal(signal.SIGCONT)
             assert process.wait(60) == -number
         assert started == []
+        assert list(bench.cwd.iterdir()) == list(bench.temporary.iterdir()) == []
         assert_none(canaries, traces)
         assert_none(canaries, bench.traces())
-        assert list(bench.cwd.iterdir()) == list(bench.temporary.iterdir()) == []
         if number == signal.SIGSEGV:
             return
         proxy.one_way = 0
