@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from mxdeliver.core.breaker import LIMIT
+from tests.support.deployment import kill
 from tests.support.openssh import OpenSSHServer, wait_until
 from tests.support.outcomes import (
     DAY,
     add_client,
+    assert_delivered,
     assert_log_is_valid,
     fill,
     next_step,
@@ -20,7 +24,7 @@ from tests.support.outcomes import (
     run_due,
     small_deployment,
 )
-from tests.support.proxy import black_hole
+from tests.support.proxy import Proxy, black_hole
 
 CLIENTS = 40
 
@@ -128,9 +132,7 @@ def test_a_server_that_is_back_during_the_run_gets_everything_in_that_run(deploy
     fill(deployment)
     process = deployment.start("run", "--date", str(DAY), "--json")
     wait_until(
-        lambda: any(
-            "not tried" in one["message"] for one in events(deployment, "delivery.retrying")
-        ),
+        lambda: put_off(deployment),
         "clients that are put off",
         60,
     )
@@ -139,6 +141,35 @@ def test_a_server_that_is_back_during_the_run_gets_everything_in_that_run(deploy
     assert process.returncode == 0, errors
     states = {row["state"] for row in json.loads(output)["deliveries"]}
     assert states == {"delivered"}
+
+
+def test_the_daemon_remembers_from_one_wake_up_to_the_next_that_a_server_is_dead(
+    deployment, server
+):
+    deployment.document["retry"] = {"attempts": 3, "initial": "2s", "maximum": "4s"}
+    deployment.document["schedule"] = {"workers": 2, "due_after": "0s"}
+    deployment.document["defaults"]["active_since"] = str(DAY + timedelta(days=1))
+    add_clients(deployment, 8)
+    fill(deployment)
+    process = deployment.start("schedule", "--wake-every", "0.5")
+    try:
+        wait_until(lambda: len(put_off(deployment)) > 20, "clients that are put off again", 100)
+        begun = len(events(deployment, "delivery.started"))
+        assert begun < 20, "each of them would have tried as often by itself"
+        with server:
+            wait_until(
+                lambda: len(events(deployment, "delivery.delivered")) == 8, "all of them", 100
+            )
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=30)
+    finally:
+        if process.poll() is None:
+            kill(process)
+    assert process.returncode == 0
+
+
+def put_off(deployment):
+    return [one for one in events(deployment, "delivery.retrying") if "not tried" in one["message"]]
 
 
 def test_what_is_put_off_past_its_deadline_has_failed_once_and_said_so_once(deployment):
@@ -160,6 +191,29 @@ def test_what_is_put_off_past_its_deadline_has_failed_once_and_said_so_once(depl
     (row,) = (first.row(one) for one in parties if one.guid == min(untried))
     assert "not possible by" in row["error"]
     assert "CONNECT_REFUSED: not tried, because" in row["error"]
+
+
+def test_a_delivery_that_is_under_way_at_its_deadline_has_failed_with_one_alert(deployment, server):
+    deployment.document["retry"] = {"attempts": 3, "initial": "1s", "maximum": "1s"}
+    with server, Proxy(server.port) as proxy:
+        party = add_client(
+            deployment, "Endless", sftp={"port": proxy.port}, retry={"deadline": "4s"}
+        )
+        fill(deployment, rows=200)
+        proxy.hold_after = {1: 12_000}
+        outcome = run_day(deployment)
+        row = outcome.row(party)
+        assert (outcome.status, row["state"], row["error_code"]) == (1, "failed", "DEADLINE")
+        assert "the time for this delivery is over while it was under way" in row["error"]
+        assert party.received() == {}
+        assert run_due(deployment).document["deliveries"] == []
+        (alert,) = events(deployment, "delivery.failed")
+        assert alert["error_code"] == "DEADLINE"
+        proxy.hold_after = {}
+        party.entry["retry"]["deadline"] = "6h"
+        assert_delivered(run_day(deployment), party)
+    order = [line["event"] for line in deployment.log_lines()]
+    assert order.index("bundle.sealed") < order.index("connection.opened"), "built, then connected"
 
 
 # -- what waits for a person -----------------------------------------------------------------------

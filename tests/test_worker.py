@@ -279,3 +279,41 @@ def test_an_error_of_the_ledger_about_one_client_stops_no_other(deployment):
     lines = [line for line in deployment.log_lines() if line["event"] == "delivery.failed"]
     assert [line["client_guid"] for line in lines] == [parties[0].guid]
     assert len(parties[1].received()) > 0
+
+
+class Exhausted:
+    """A source whose stream ends in an error that no source raises on purpose."""
+
+    def __init__(self, error):
+        self._error = error
+
+    @contextmanager
+    def snapshot(self):
+        yield self
+
+    def stream(self, *_):
+        yield from ()
+        raise self._error
+
+    def interrupt(self):
+        """Nothing runs."""
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError("maximum recursion depth")])
+def test_a_thread_that_runs_out_of_memory_or_depth_fails_its_client_alone(deployment, error):
+    deployment.document["sources"]["exhausted"] = dict(deployment.document["sources"]["warehouse"])
+    broken = add_client(deployment, "Exhausted", source="exhausted")
+    sound = add_client(deployment, "Sound")
+    fill(deployment)
+    stop = Event()
+    with opened(deployment, stop=stop) as (clients, site):
+
+        def source(name):
+            return Exhausted(error) if name == "exhausted" else site.source(name)
+
+        report = run_the_day(clients, replace(site, source=source), stop)
+    outcomes = {key.client_guid: result for key, result in report.results.items()}
+    assert outcomes[sound.guid].outcome.value == "delivered"
+    assert outcomes[broken.guid].error.code == "INTERNAL"
+    assert type(error).__name__ in str(outcomes[broken.guid].error)
+    assert not list((deployment.folder / "state/spool").glob(f"*{broken.guid}*/*.pgp"))
