@@ -27,11 +27,11 @@ from tests.support.attempts import (
     site_of,
 )
 from tests.support.openssh import OpenSSHServer
+from tests.support.poller import Poller
 from tests.support.proftpd import ProFTPDServer
 from tests.support.programmable import ProgrammableServer
 from tests.support.proxy import Proxy
 from tests.support.ssh2 import Ssh2Server
-from tests.support.watcher import Watcher
 
 SFTP_SERVER = "/usr/lib/openssh/sftp-server"
 REQUESTS = [
@@ -137,7 +137,7 @@ def assert_seen_in_order(watcher, party, bench):
 
 
 def test_a_day_arrives_whole_and_once_and_the_server_s_profile_is_kept(party, bench):
-    with Watcher(party.directory) as watcher:
+    with Poller(party.directory) as watcher:
         assert attempt(party).outcome is Outcome.DELIVERED
     assert_delivered(party, bench)
     assert_seen_in_order(watcher, party, bench)
@@ -160,7 +160,7 @@ def test_cut_in_the_middle_of_an_upload_the_next_attempt_makes_it_whole(
 ):
     with Proxy(bench.server.port) as proxy:
         party.entry["sftp"]["port"] = proxy.port
-        with Watcher(party.directory) as watcher:
+        with Poller(party.directory) as watcher:
             result = cut(party, proxy, monkeypatch, call)
             assert (result.outcome, result.error.code) == (Outcome.RETRY, "CONNECTION_LOST")
             assert party.received() == {}
@@ -190,7 +190,7 @@ def cut(party, proxy, monkeypatch, call):
 def test_killed_around_the_rename_the_next_attempt_makes_it_whole(
     party, bench, monkeypatch, owner, name
 ):
-    with Watcher(party.directory) as watcher:
+    with Poller(party.directory) as watcher:
         crash(party, monkeypatch, owner, name, after=True)
         before = party.received()
         result = attempt(party)

@@ -21,8 +21,8 @@ from tests.support.outcomes import (
     run_due,
     small_deployment,
 )
+from tests.support.poller import Poller
 from tests.support.proxy import Proxy, black_hole
-from tests.support.watcher import Watcher
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_a_process_that_was_paused_past_its_lease_changes_nothing(deployment, se
         assert party.received() == {}
         # Only somebody who removes the lock gives it away.
         shutil.rmtree(deployment.folder / "state/locks")
-        with Watcher(party.directory) as watcher:
+        with Poller(party.directory) as watcher:
             third = run_day(deployment)
             assert_delivered(third, party)
             published = {path.name: path.stat() for path in party.directory.iterdir()}
