@@ -13,8 +13,8 @@ BENCH ?=
 # and go first. A second Python meets all of the code, but not every wrong input and crash once more.
 PYTEST = -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 RUNS = $(wildcard tests/test_*.py)
-ONCE = tests/test_bad_% tests/test_calendar_days.py tests/test_crashes.py tests/test_direct.py \
-	tests/test_disk.py tests/test_ledger_commands.py tests/test_misbehaving_servers.py \
+ONCE = tests/test_bad_% tests/test_calendar_days.py tests/test_canaries.py tests/test_crashes.py \
+	tests/test_direct.py tests/test_disk.py tests/test_ledger_commands.py tests/test_misbehaving_servers.py \
 	tests/test_names.py tests/test_power_cut.py tests/test_recovery.py tests/test_resend.py \
 	tests/test_retrying.py tests/test_schedule.py tests/test_servers.py tests/test_stopping.py \
 	tests/test_sweepers.py tests/test_wheel.py tests/test_worker.py

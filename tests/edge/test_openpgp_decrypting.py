@@ -236,7 +236,6 @@ def raw_deflate(data):
         compressed(1, raw_deflate(LITERAL)),
         compressed(2, zlib.compress(LITERAL)),
         compressed(3, bz2.compress(LITERAL)),
-        compressed(2, zlib.compress(compressed(3, bz2.compress(LITERAL)))),
     ],
 )
 def test_all_common_contents_are_read(pair, contents):
@@ -269,7 +268,7 @@ def nested(levels):
         (compressed(3, b"no bzip2 at all"), "damaged"),
         (compressed(2, zlib.compress(LITERAL) + b"more"), "follows"),
         (compressed(3, bz2.compress(LITERAL) + b"more"), "follows"),
-        (nested(6), "too many times"),
+        (nested(2), "more than once"),
     ],
 )
 def test_contents_that_break_the_rules_are_refused(pair, contents, words):
@@ -445,7 +444,7 @@ def test_what_is_no_secret_key_is_named(gnupg, pair):
 @settings(max_examples=150, deadline=None)
 def test_whatever_the_bytes_only_our_errors_come_out(pair, data):
     contents = bytearray(
-        data.draw(st.sampled_from([LITERAL, nested(2), compressed(3, bz2.compress(LITERAL))]))
+        data.draw(st.sampled_from([LITERAL, nested(1), compressed(3, bz2.compress(LITERAL))]))
     )
     for _ in range(data.draw(st.integers(0, 4))):
         at = data.draw(st.integers(0, len(contents) - 1))

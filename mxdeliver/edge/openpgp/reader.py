@@ -38,7 +38,8 @@ _CHUNK = 512 * 1024
 _PIECE = 64 * 1024
 _PREFIX = 18
 _TRAILER = 22
-_DEPTH_LIMIT = 4
+_DEPTH_LIMIT = 1
+"""Every further layer would let a short message inflate a thousand times longer."""
 _SESSION_KEY_LIMIT = 4096
 _RECIPIENTS_LIMIT = 500
 """Each may cost an RSA decryption, and one to nobody in particular as many as there are keys."""
@@ -243,7 +244,7 @@ class _Contents:
             return _Literal(self._sink)
         if tag == Tag.COMPRESSED:
             if self._depth == _DEPTH_LIMIT:
-                raise Malformed("it is compressed too many times over")
+                raise Malformed("it is compressed more than once")
             return _Compressed(_Contents(self._sink, self._depth + 1))
         raise Malformed("what is encrypted in it is no data")
 
