@@ -7,13 +7,14 @@
         proxy.one_way = 0.025         # seconds each direction is late: 50 ms of round trip
 
 Attributes may be changed at any time and count for what arrives from then on. `seen` are the bytes
-that have come from the client, over all connections.
+that have come from the client, over all connections, and `answered` those from the server.
+A new connection goes to `target`, the port of whichever server should answer.
 """
 
 from __future__ import annotations
 
+import ctypes
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,6 +23,7 @@ from threading import Event, Thread
 from typing import Self
 
 _PIECE = 64 * 1024
+_CALLS = ctypes.CDLL(None)
 
 
 @contextmanager
@@ -43,15 +45,19 @@ class Proxy:
     """Passes every connection on to a port of 127.0.0.1; a context manager."""
 
     def __init__(self, target_port: int, *, one_way: float = 0) -> None:
-        self._target_port = target_port
+        self.target = target_port
         self.one_way = one_way
         self.cut_after: int | None = None
         self.hold = Event()
         self.hold_after: dict[int, int] = {}
         """Connections, numbered from 1, that are held once so many bytes came from their client."""
-        self.spoil: Callable[[bytes, bool], bytes] | None = None
-        """Given a piece and whether it comes from the client, gives what is passed on instead."""
+        self.spoil: Callable[[bytes, bool], bytes | None] | None = None
+        """Given a piece and whether it comes from the client, gives what is passed on instead.
+
+        Nothing is passed on for an empty one; None ends that direction alone (FIN).
+        """
         self.seen = 0
+        self.answered = 0
         self.connections = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -80,8 +86,8 @@ class Proxy:
         """Reset every open connection."""
         for side in self._open:
             with suppress(OSError):
-                # closing with a lingering time of zero sends RST instead of FIN
-                side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                # connect(2) to AF_UNSPEC dissolves a connection: RST at once, for both of its users
+                _CALLS.connect(side.fileno(), bytes(16), 16)
                 side.shutdown(socket.SHUT_RDWR)
 
     def _start(self, target: Callable[..., None], *arguments: object) -> None:
@@ -94,7 +100,7 @@ class Proxy:
             while True:
                 client, _ = self._listener.accept()
                 self.connections += 1
-                server = socket.create_connection(("127.0.0.1", self._target_port))
+                server = socket.create_connection(("127.0.0.1", self.target))
                 for side in (client, server):
                     side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._open += [client, server]
@@ -127,13 +133,15 @@ class Proxy:
                 if self.cut_after is not None and self.seen >= self.cut_after:
                     self.cut()
                     data = b""
+            else:
+                self.answered += len(data)
             while self._is_held(number) and not self._ended.wait(0.01):
                 pass
             if data and self.spoil is not None:
-                data = self.spoil(data, from_client) or b""
-                if not data:
-                    data = b"-"
+                passed_on = self.spoil(data, from_client)
+                if passed_on == b"":
                     continue
+                data = passed_on or b""
             late.put((time.monotonic() + self.one_way, data))
 
     def _is_held(self, number: int) -> bool:
