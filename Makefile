@@ -1,7 +1,7 @@
 # What people do here; `make` alone lists it. Everything sets itself up and asks nothing.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-3.13 fuzz power-cuts lint bench clean debian-packages
+.PHONY: help demo test test-3.13 fuzz crash-sweep power-cuts lint bench clean debian-packages
 
 # The oldest supported Python is taken first, so that what is tested there runs everywhere.
 usable = $(firstword $(foreach python,$(1),$(shell $(python) -c 'import ensurepip, sys; \
@@ -9,6 +9,7 @@ usable = $(firstword $(foreach python,$(1),$(shell $(python) -c 'import ensurepi
 PYTHON ?= $(call usable,python3.11 python3 python3.12 python3.13 python3.14)
 PYTHON313 ?= $(call usable,python3.13 $(lastword $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python3.13)))
 BENCH ?=
+SWEEP ?=
 # Whole files to a worker, since their servers are shared; those that run the program take longest
 # and go first. A second Python meets all of the code, but not every wrong input and crash once more.
 PYTEST = -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -24,6 +25,7 @@ help:
 	@echo 'make test    run every test, with coverage (make test-3.13: on Python 3.13)'
 	@echo 'make fuzz    hostile input, a hundred times as much of it as make test (FUZZ=1000: more)'
 	@echo 'make power-cuts  cut the power before and after every fsync and commit of a run'
+	@echo 'make crash-sweep  200 crashes and 200 network cuts, each made up for and checked (SWEEP="--seed 7")'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make bench   compare with a plain script of fastavro, gpg and sftp (BENCH="--rows 50000")'
 	@echo 'make clean   remove what these made'
@@ -49,6 +51,9 @@ fuzz: .venv/.dev debian-packages
 power-cuts: export MXDELIVER_POWER_CUTS = all
 power-cuts: .venv/.dev debian-packages
 	.venv/bin/python -m pytest tests/test_power_cut.py
+
+crash-sweep: .venv/.dev debian-packages
+	.venv/bin/python -m tests.sweep $(SWEEP)
 
 lint: .venv/.dev
 	.venv/bin/ruff check .

@@ -119,6 +119,12 @@ class Watcher:
         self.look_at_rest()
         self._inotify.__exit__()
 
+    def also(self, directory: Path) -> None:
+        """Watch one more of the clients' directories from now on."""
+        with self._lock:
+            self._inotify.watch(directory, _ARRIVING | _LEAVING | _WRITING)
+            self.record.directories += (directory,)
+
     def look_at_rest(self) -> None:
         """Note where everything stands; nothing of ours may run meanwhile."""
         if self._failure is not None:
