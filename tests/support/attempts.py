@@ -10,7 +10,7 @@ what is behind it does not happen, as after SIGKILL.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -41,6 +41,8 @@ class DayParty(Party):
     """A client with its deployment, which has nothing to deliver but `DAY`."""
 
     deployment: Deployment
+    at_rest: Callable[[], None] = staticmethod(lambda: None)
+    """Called when an attempt is over, crashed or not."""
 
 
 def one_day(folder: Path, server: DeliveryServer, *, rows: int = 5) -> DayParty:
@@ -77,7 +79,9 @@ def attempt(party: DayParty) -> Result:
         site.ledger.reopen(key, now=site.clock(), new_deadline=site.clock() + client.retry.deadline)
         if needs_new_revision(key, client, site):
             key = site.ledger.new_revision(client, DAY, now=site.clock())
-        return deliver(key, client, site)
+        result = deliver(key, client, site)
+    party.at_rest()
+    return result
 
 
 def resume(party: DayParty) -> None:
@@ -145,6 +149,7 @@ def crash(
         patched.setattr(owner, name, crashing)
         with pytest.raises(CrashError):
             attempt(party)
+    party.at_rest()
 
 
 def is_whole(party: Party) -> bool:
