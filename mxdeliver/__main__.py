@@ -5,8 +5,9 @@ from __future__ import annotations
 
 def main() -> None:
     """Run the command line and exit with its status."""
-    from mxdeliver.cli import command_line  # noqa: PLC0415 - nothing is imported before it is needed
+    from mxdeliver.cli import command_line, process  # noqa: PLC0415 - nothing before it is needed
 
+    process.guard_streams()
     command_line()
 
 

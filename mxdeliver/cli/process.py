@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import resource
 import signal
+import sys
 from threading import Event, Thread
+from typing import TextIO
 
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
@@ -17,6 +20,54 @@ def harden() -> None:
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+class _Stream(io.TextIOWrapper):
+    """Standard output or error; once nobody can be written to, what is written is dropped."""
+
+    def write(self, text: str, /) -> int:
+        try:
+            return super().write(text)
+        except OSError:
+            self._give_up()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        # What is left in the buffer goes nowhere, now and when the interpreter ends.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+        super().flush()
+
+
+def guard_streams() -> None:
+    """Let a closed output, or a reader that went away, stop no delivery.
+
+    A file that is opened under the number of a closed standard output would receive what is printed:
+    https://www.sqlite.org/howtocorrupt.html section 1.1.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number, which is this one
+    sys.stdout = _guarded(sys.stdout, 1)
+    sys.stderr = _guarded(sys.stderr, 2)
+
+
+def _guarded(stream: TextIO | None, descriptor: int) -> TextIO:
+    if stream is None:
+        return _Stream(open(descriptor, "wb", closefd=False), line_buffering=True)
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    encoding, errors, lines = stream.encoding, stream.errors, stream.line_buffering
+    return _Stream(stream.detach(), encoding=encoding, errors=errors, line_buffering=lines)
 
 
 def stop_on_signals(stop: Event) -> None:
