@@ -275,15 +275,20 @@ def test_sigterm_between_files_being_built_leaves_nothing_in_the_spool(deploymen
     assert run_due(deployment).row(party)["state"] == "delivered"
 
 
-def test_five_runs_at_once_deliver_once(deployment):
+def test_five_runs_and_a_daemon_at_once_deliver_once(deployment):
     parties = [add_client(deployment, f"Client {letter}") for letter in "ab"]
     fill(deployment)
+    daemon = deployment.start("schedule", "--wake-every", "0.1")
     processes = [deployment.start("run", "--date", str(DAY), "--json") for _ in range(5)]
     documents = []
     for process in processes:
         output, errors = process.communicate(timeout=100)
         assert process.returncode in {0, 75}, errors
         documents.append(json.loads(output))
+    wait_until(lambda: delivered(deployment) == {party.guid for party in parties}, "both", 100)
+    daemon.send_signal(signal.SIGTERM)
+    daemon.communicate(timeout=30)
+    assert daemon.returncode == 0
     assert all(len(document["deliveries"]) == 2 for document in documents)
     lines = deployment.log_lines()
     for party in parties:
@@ -293,3 +298,11 @@ def test_five_runs_at_once_deliver_once(deployment):
         assert len(party.received()) == FILES
         assert party.leftovers() == []
     assert run_day(deployment).status == 0
+
+
+def delivered(deployment):
+    return {
+        line["client_guid"]
+        for line in deployment.log_lines()
+        if line["event"] == "delivery.delivered"
+    }
