@@ -93,7 +93,7 @@ def next_step(
             return f"adopted {_when(delivery.changed_at)}: a person vouches that the client has it"
         return f"delivered {_when(delivery.delivered_at)}"
     if delivery.state is DeliveryState.RUNNING:
-        return "under way; should its process be gone, the next run goes on with it"
+        return "under way"
     if delivery.key.client_guid not in clients:
         return "nothing will be tried: the configuration has no usable entry for the client"
     if delivery.state is DeliveryState.WAITING:

@@ -66,5 +66,11 @@ def _named(code: str) -> type[MxdeliverError]:
     if wanted == "ALL":
         raise click.UsageError("all codes on one page are given by `mxdeliver explain --all`.")
     near = difflib.get_close_matches(wanted, errors, n=3, cutoff=0.5)
+    from mxdeliver.receive.findings import FaultCode  # noqa: PLC0415 - see cli
+
+    if wanted in list(FaultCode):
+        raise click.UsageError(
+            f"{wanted} is a finding of `mxdeliver verify`; docs/receiving.md lists those."
+        )
     hint = f"did you mean {' or '.join(near)}?" if near else "`mxdeliver explain` lists all codes."
     raise click.UsageError(f"there is no error code {code!r}; {hint}")

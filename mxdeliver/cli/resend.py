@@ -25,7 +25,8 @@ def command(config_path: Path, name: str, day: SnapshotDate, rebuild: bool, as_j
     """Send a day again: the same sealed bytes; what is there and equal is left alone.
 
     With --rebuild a new revision is made from the source. It takes the place of the earlier files
-    only where the client's `sftp.replace` is `ours`.
+    only where the client's `sftp.replace` is `ours`; with `never`, the delivery is parked until the
+    client has moved all files of that day away.
     """
     with errors_as_json(as_json):
         return _resend(config_path, name, day, rebuild=rebuild, as_json=as_json)

@@ -32,6 +32,7 @@ def command(config_path: Path, name: str, day: SnapshotDate | None) -> int:
     for key in keys:
         click.echo(f"{key.snapshot_date}: due again; {then}")
     if not keys:
-        click.echo("mxdeliver: nothing of this client is parked or failed", err=True)
+        when = "" if day is None else f" on {day}"
+        click.echo(f"mxdeliver: nothing of {name} is parked or failed{when}", err=True)
         return cli.EXIT_FAILED
     return 0

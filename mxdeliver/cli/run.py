@@ -48,7 +48,12 @@ if TYPE_CHECKING:
 @click.option(
     "--client", "names", multiple=True, help="Only this client (guid or name); repeatable."
 )
-@click.option("--dry-run", is_flag=True, help="Show what would be sent; touch nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Show which files would be sent where, by configuration, keys and ledger; `check` looks "
+    "at secrets and sources.",
+)
 @options.json_option
 def command(
     config_path: Path,
@@ -61,9 +66,9 @@ def command(
 ) -> int:
     """Deliver everything that is due, or the closed days that are named.
 
-    Meant to be called every 15 minutes; cheap when nothing is due. Exit status: 0 all delivered,
-    75 something waits or runs elsewhere, 1 something failed or is parked, 78 the configuration is
-    wrong, 70 a bug, 2 wrong usage.
+    Meant to be called every 15 minutes; cheap when nothing is due. Exit status: 0 all that this run
+    chose is delivered, 75 something waits or runs elsewhere, 1 something failed or is parked, 78 the
+    configuration is wrong, 70 a bug, 2 wrong usage. `mxdeliver status` tells of earlier days, too.
     """
     days = _days(day, first, last)
     with errors_as_json(as_json):

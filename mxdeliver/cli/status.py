@@ -135,6 +135,8 @@ def _show(
         name = clients[guid].name if guid in clients else guid
         revision = f" (revision {delivery.key.revision})" if delivery.key.revision > 1 else ""
         step = report.next_step(delivery, clients, now, catch_up_days=configuration.catch_up_days)
+        if (guid, delivery.key.snapshot_date) in missing:
+            step = "interrupted, its process is gone; the next `mxdeliver run` goes on with it"
         click.echo(f"{delivery.key.snapshot_date}  {name}{revision}: {step}")
         if delivery.files:
             click.echo(
@@ -143,7 +145,8 @@ def _show(
             )
         if delivery.error and delivery.state is not DeliveryState.DELIVERED:
             click.echo(f"            {delivery.error}")
-    for guid, date in missing:
+    shown = {(one.key.client_guid, one.key.snapshot_date) for one in deliveries}
+    for guid, date in [one for one in missing if one not in shown]:
         name = clients[guid].name if guid in clients else guid
         click.echo(f"{date}  {name}: missing; the next `mxdeliver run` takes it up")
 

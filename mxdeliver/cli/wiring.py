@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from threading import Event
@@ -69,10 +70,20 @@ def choose(
         if name not in known and ledger is not None and ledger.first_seen(name) is not None
     )
     if unknown := [name for name in names if name not in known and name not in removed]:
+        called = [one.name for one in configuration.clients]
+        called += [one.name for one in configuration.broken if one.name]
         raise click.UsageError(
-            f"no client is called {', '.join(unknown)}; `mxdeliver check` lists them"
+            f"no client is called {', '.join(unknown)}; {_near(unknown[0], called)}"
         )
     return Chosen(clients=clients, broken=broken, removed=removed)
+
+
+def _near(unknown: str, names: Sequence[str]) -> str:
+    """Give a hint at the client that was meant."""
+    folded = {name.casefold(): name for name in names}
+    meant = [name for start, name in folded.items() if start.startswith(unknown.casefold())]
+    meant += [folded[one] for one in get_close_matches(unknown.casefold(), folded, n=1)]
+    return f"did you mean `{meant[0]}`?" if meant else "`mxdeliver check` lists them"
 
 
 @contextmanager

@@ -329,7 +329,10 @@ class SecretMissing(NeedsPerson):
     """A secret that the configuration refers to does not exist."""
 
     code = "SECRET_MISSING"
-    remedy = "Set the environment variable, write the file, or load the credential that is named."
+    remedy = (
+        "Set the environment variable, write the file or let the user who runs mxdeliver read it, "
+        "or load the credential that is named."
+    )
 
 
 class SecretMode(NeedsPerson):

@@ -109,7 +109,7 @@ class _Check:
         self, folder: Folder, day: ManifestFile, files: dict[DailyFile, list[Path]]
     ) -> dict[DailyFile, ManifestRow] | None:
         """Read the day's manifest; None, and a fault, where there is nothing to compare with."""
-        unchecked = f"; so {_counted(files)} of its day not checked"
+        unchecked = f"; so {_counted(files)} of its day could not be checked"
         path = folder.manifests.get(day)
         if path is None:
             if day not in folder.useless():
