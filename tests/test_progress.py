@@ -65,6 +65,13 @@ def test_a_terminal_shows_what_was_parked_and_why(deployment):
     assert "AUTH_FAILED" in shown
 
 
+def test_a_terminal_is_told_that_nothing_was_sent(deployment):
+    assert deployment.run("run", "--date", DAY).returncode == 0
+    status, output, shown = run_on_a_terminal(deployment, "run", "--date", DAY)
+    assert (status, output) == (0, b"")
+    assert "nothing was sent: 1 of 1 delivered before" in shown
+
+
 def test_without_a_terminal_success_is_silent(deployment):
     done = deployment.run("run", "--date", DAY)
     assert (done.returncode, done.stdout) == (0, "")

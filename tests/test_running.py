@@ -275,6 +275,29 @@ def test_sigterm_between_files_being_built_leaves_nothing_in_the_spool(deploymen
     assert run_due(deployment).row(party)["state"] == "delivered"
 
 
+def test_a_run_tells_by_its_exit_status_of_what_another_is_at(deployment):
+    party = add_client(deployment, "Under way", resources="standard")
+    fill(deployment, rows=2000)
+    process = deployment.start("run", "--date", str(DAY))
+    log = deployment.folder / "logs/deliveries.jsonl"
+    wait_until(lambda: log.exists() and "file.built" in log.read_text(), "the first file")
+    process.send_signal(signal.SIGSTOP)
+    try:
+        done = deployment.run("run")
+        assert (done.returncode, done.stdout, done.stderr) == (75, "", "")
+        status, document = deployment.run_json("run")
+        (row,) = document["deliveries"]
+        assert (status, row["state"], row["attempts"]) == (75, "running", 0)
+        assert next_step(deployment, party).endswith("under way")
+    finally:
+        process.kill()
+        process.communicate()
+    assert next_step(deployment, party).endswith(
+        "interrupted, its process is gone; the next `mxdeliver run` goes on with it"
+    )
+    assert run_due(deployment).row(party)["state"] == "delivered"
+
+
 def test_five_runs_and_a_daemon_at_once_deliver_once(deployment):
     parties = [add_client(deployment, f"Client {letter}") for letter in "ab"]
     fill(deployment)

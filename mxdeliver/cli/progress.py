@@ -57,7 +57,8 @@ def progress_bars(clients: Mapping[str, Client]) -> Iterator[Observer | None]:
             elif key in tasks and event in _STEPS:
                 progress.update(tasks[key], advance=1, step=_STEPS[event])
             elif key in tasks and event in _ENDS:
-                progress.update(tasks[key], step=_ENDS[event])
+                why = fields.get("error_code")
+                progress.update(tasks[key], step=_ENDS[event] + (f", {why}" if why else ""))
                 if event == "delivery.delivered":
                     progress.update(tasks[key], completed=progress.tasks[tasks[key]].total)
 

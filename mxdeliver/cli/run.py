@@ -161,9 +161,19 @@ def run_chosen(
     show_broken(chosen)
     if as_json:
         click.echo(json.dumps(_document(run_id, report, deliveries, chosen)))
+    elif sys.stderr.isatty() and not report.results:
+        _say_that_nothing_was_sent(deliveries)
     by_hand = days is not None or sys.stderr.isatty()
     show_troubles(report, deliveries, chosen, by_hand=by_hand)
     return exit_status(report, deliveries, chosen)
+
+
+def _say_that_nothing_was_sent(deliveries: Sequence[Delivery]) -> None:
+    before = sum(one.state is DeliveryState.DELIVERED for one in deliveries)
+    if before:
+        click.echo(f"nothing was sent: {before} of {len(deliveries)} delivered before", err=True)
+    elif not deliveries:
+        click.echo("nothing is due; `mxdeliver status` shows what waits or is parked", err=True)
 
 
 def _refuse_open_days(chosen: Chosen, days: Sequence[SnapshotDate]) -> None:
@@ -287,9 +297,14 @@ def show_troubles(
         result = report.results.get(delivery.key)
         # Days that were not tried wait behind the last one of their client that was.
         before = result or last.get(delivery.key.client_guid)
-        if before is not None and isinstance(before.error, LeaseHeld) and not by_hand:
+        elsewhere = delivery.state is DeliveryState.RUNNING and result is None
+        if before is not None and isinstance(before.error, LeaseHeld):
+            elsewhere = True
+        if elsewhere and not by_hand:
             continue
-        reason = _why_not_tried(before)
+        reason = (
+            "another process is at it" if before is None and elsewhere else _why_not_tried(before)
+        )
         if delivery.error_code:
             reason = f"{delivery.error_code}: {delivery.error}"
         elif result is not None and result.error is not None:

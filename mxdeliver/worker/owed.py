@@ -14,6 +14,7 @@ from mxdeliver.core.errors import DayNotClosed
 from mxdeliver.core.model import Client, Delivery, DeliveryKey, DeliveryState
 from mxdeliver.deliver import Site
 from mxdeliver.edge.ledger.contexts import is_changed
+from mxdeliver.edge.ledger.planning import UNDELIVERED
 from mxdeliver.worker.places import Again, Report, Run, Skipped
 
 
@@ -49,8 +50,22 @@ def run_due(
 
     again = None if ask_every is None else Again(ask=due, every=ask_every)
     run = Run(clients, site, places=places, stop=stop, again=again, breaker=breaker)
-    report = run.carry_out(due())
-    return replace(report, chosen=(*left, *report.chosen))
+    keys = due()
+    elsewhere = _under_way_elsewhere(clients, keys, site) if again is None else []
+    report = run.carry_out(keys)
+    return replace(report, chosen=(*left, *elsewhere, *report.chosen))
+
+
+def _under_way_elsewhere(
+    clients: Sequence[Client], keys: Sequence[DeliveryKey], site: Site
+) -> list[DeliveryKey]:
+    """Give what another run is at: this one leaves it alone, but it is not delivered either."""
+    guids = {client.guid for client in clients}
+    return [
+        one.key
+        for one in site.ledger.deliveries(states=(DeliveryState.RUNNING,))
+        if one.key.client_guid in guids and one.key not in keys
+    ]
 
 
 def _behind_nothing(keys: list[DeliveryKey], site: Site, now: datetime) -> list[DeliveryKey]:
@@ -59,7 +74,7 @@ def _behind_nothing(keys: list[DeliveryKey], site: Site, now: datetime) -> list[
     for guid in {key.client_guid for key in keys}:
         ahead = [
             one.key.snapshot_date
-            for one in site.ledger.deliveries(client_guid=guid)
+            for one in site.ledger.deliveries(client_guid=guid, states=UNDELIVERED)
             if one.key not in keys
             and (one.state is DeliveryState.RUNNING or (one.not_before or now) > now)
         ]

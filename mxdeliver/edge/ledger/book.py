@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.errors import ConfigInvalid
-from mxdeliver.core.model import Attempt, Bundle, Client, Delivery, DeliveryKey
+from mxdeliver.core.model import Attempt, Bundle, Client, Delivery, DeliveryKey, DeliveryState
 from mxdeliver.edge.ledger import claims, direct, disk, planning, requests, rows, servers
 from mxdeliver.edge.ledger.database import Database, open_database, trust_clock
 from mxdeliver.edge.ledger.lease import Lease
@@ -172,12 +172,15 @@ class Ledger:
         *,
         client_guid: str | None = None,
         day: SnapshotDate | None = None,
+        states: Collection[DeliveryState] = tuple(DeliveryState),
         latest_only: bool = True,
     ) -> list[Delivery]:
         """Give deliveries by day, client and revision; all of them without a filter."""
         query = select(deliveries).order_by(
             deliveries.c.snapshot_date, deliveries.c.client_guid, deliveries.c.revision
         )
+        if len(states) < len(DeliveryState):
+            query = query.where(deliveries.c.state.in_([state.value for state in states]))
         if client_guid is not None:
             query = query.where(deliveries.c.client_guid == client_guid)
         if day is not None:

@@ -17,7 +17,7 @@ from mxdeliver.edge.ledger.rows import delivery_of, is_latest, key_of, new_row
 from mxdeliver.edge.ledger.tables import clients as clients_table
 from mxdeliver.edge.ledger.tables import deliveries
 
-_UNDELIVERED = (DeliveryState.WAITING, DeliveryState.RUNNING, DeliveryState.PARKED)
+UNDELIVERED = (DeliveryState.WAITING, DeliveryState.RUNNING, DeliveryState.PARKED)
 
 
 def first_owed(client: Client, first_seen: datetime, catch_up_days: int) -> SnapshotDate:
@@ -168,7 +168,7 @@ def undelivered(connection: Connection) -> Sequence[Row[Any]]:
     """Give the rows of the latest revisions that are neither delivered nor failed, oldest first."""
     return connection.execute(
         select(deliveries)
-        .where(deliveries.c.state.in_([state.value for state in _UNDELIVERED]), is_latest)
+        .where(deliveries.c.state.in_([state.value for state in UNDELIVERED]), is_latest)
         .order_by(deliveries.c.snapshot_date, deliveries.c.client_guid)
     ).all()
 
