@@ -8,6 +8,7 @@ import struct
 import tracemalloc
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from ipaddress import ip_network
 
 import pytest
@@ -47,7 +48,11 @@ def carry_out(peer):
     opened.upload(
         [
             Upload(
-                name=name, temporary=f".{name}", size=size, open=partial(io.BytesIO, bytes(size))
+                name=name,
+                temporary=f".{name}",
+                size=size,
+                sha256=sha256(bytes(size)).hexdigest(),
+                open=partial(io.BytesIO, bytes(size)),
             )
             for name, size in SIZES.items()
         ]
@@ -73,6 +78,10 @@ def check(peer):
     assert str(error).isprintable()
     assert len(str(error)) < 1_000
     return error
+
+
+def test_a_server_that_answers_as_it_should_is_served():
+    assert check(Peer()) is None
 
 
 # -- what a server may say -------------------------------------------------------------------------

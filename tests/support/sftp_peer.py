@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +27,7 @@ from mxdeliver.edge.sftp.watchdog import Watchdog
 PLACE = "sftp.client.test:8022"
 EXTENSIONS = (
     "posix-rename@openssh.com", "statvfs@openssh.com", "fsync@openssh.com", "limits@openssh.com",
+    "check-file",
 )  # fmt: skip
 _HOST_KEY = ECDSAKey.generate()
 _REGULAR, _DIRECTORY = 0o100600, 0o040755
@@ -129,7 +131,7 @@ class Peer:
         elif kind == Kind.REMOVE:
             self._sizes.pop(name, None)
         elif kind == Kind.EXTENDED:
-            return self._extended(request, name)
+            return self._extended(request, name, read_string(body, end)[0] if body[end:] else b"")
         return status(request, Status.OK)
 
     def _attributes(self, request: int, name: bytes) -> bytes:
@@ -139,12 +141,15 @@ class Peer:
         facts = struct.pack(">IQI", 0x5, self._sizes.get(name, 0), mode)
         return struct.pack(">BI", Kind.ATTRS, request) + facts
 
-    def _extended(self, request: int, name: bytes) -> bytes:
+    def _extended(self, request: int, name: bytes, path: bytes) -> bytes:
         head = struct.pack(">BI", Kind.EXTENDED_REPLY, request)
         if name == b"limits@openssh.com":
             return head + struct.pack(">QQQQ", 1 << 18, 1 << 18, self._write_limit, 0)
         if name == b"statvfs@openssh.com":
             return head + struct.pack(">11Q", *[1 << 20] * 11)
+        if name == b"check-file-name":
+            digest = sha256(bytes(self._sizes.get(path, 0))).digest()
+            return head + text(b"check-file") + text(b"sha256") + digest
         return status(request, Status.OK)
 
 
