@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -25,7 +27,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -33,14 +34,15 @@ from hypothesis.stateful import (
 from mxdeliver.core import naming
 from mxdeliver.core.calendar import SnapshotDate, days, is_closed, last_closed
 from mxdeliver.core.errors import ClockInsane, DayNotClosed
-from mxdeliver.core.model import DailyFile, DeliveryState, EventType, ManifestFile
+from mxdeliver.core.model import Client, DailyFile, DeliveryState, EventType, ManifestFile
+from mxdeliver.worker import Report
 from tests.support.deployment import key_pair
 from tests.support.model_host import CATCH_UP_DAYS, CrashPoint, Host, guid_of
 from tests.support.model_remote import ANY, REQUESTS, By, Fault, ModelRemote, Strike, Taking
 from tests.support.model_watch import Watch, day_of, digest, same_day
 from tests.support.warehouse import make_warehouse
 
-STORIES = int(os.environ.get("STORIES", "20"))
+STORIES = int(os.environ.get("STORIES", "12"))
 STEPS = int(os.environ.get("STEPS", "12"))
 IS_DEEP = "STORIES" in os.environ
 SHRINKS = not IS_DEEP or "SHRINK" in os.environ
@@ -110,14 +112,13 @@ class World:
         }
 
 
-def faults() -> st.SearchStrategy[Fault]:
+def faults(*whats: Strike) -> st.SearchStrategy[Fault]:
     """Give what may happen at one request of a run."""
-    whats = st.sampled_from([one for one in Strike if one is not Strike.HOLD])
+    chosen = st.sampled_from(whats or [one for one in Strike if one not in NOT_MENDED])
+    requests = st.sampled_from([*REQUESTS[1:], "open", "rename", "rename", "rename"])
     return st.one_of(
-        st.builds(Fault, request=st.just(ANY), number=st.integers(1, 45), what=whats),
-        st.builds(
-            Fault, request=st.sampled_from(REQUESTS[1:]), number=st.integers(1, 5), what=whats
-        ),
+        st.builds(Fault, request=requests, number=st.integers(1, 4), what=chosen),
+        st.builds(Fault, request=st.just(ANY), number=st.integers(1, 45), what=chosen),
     )
 
 
@@ -130,6 +131,16 @@ def crashes() -> st.SearchStrategy[CrashPoint]:
     )
 
 
+NOT_MENDED = {Strike.HOLD, Strike.CRASH, Strike.CRASH_AFTER}
+TROUBLES = [
+    None,
+    "the server is down",
+    "the disk is full",
+    "nothing can be removed",
+    "the source is gone",
+    "the password is refused",
+]
+HOURS = st.sampled_from([0, 0, 0.3, 7, 24, 24])
 NAMES = st.sampled_from(sorted(CLIENTS))
 AGO = st.integers(0, 3)
 
@@ -176,124 +187,151 @@ class Stories(RuleBasedStateMachine):
 
     # -- runs ----------------------------------------------------------------------------------
 
-    @rule(fault=st.none() | faults(), workers=st.sampled_from([1, 2]))
-    def run(self, fault: Fault | None, workers: int) -> None:
-        dies = fault is not None and fault.what in {Strike.CRASH, Strike.CRASH_AFTER}
-        self.expect_trouble(fault)
-        report = self.host.run(workers=1 if dies else workers)
-        self.watch.excuses.twice |= self.remote.struck
-        if report is None:
-            self.watch.excuses.logins += 1
-        self.ran(whole=report is not None)
+    @rule(hours=HOURS, trouble=st.sampled_from(TROUBLES), workers=st.sampled_from([1, 2]))
+    def run(self, hours: float, trouble: str | None, workers: int) -> None:
+        self.let_time_pass(hours)
+        self.expect()
+        with self.in_trouble(trouble):
+            self.host.run(workers=workers)
+            self.ran()
 
-    @rule(crash=crashes())
-    def run_and_die(self, crash: CrashPoint) -> None:
-        self.expect_trouble()
-        report = self.host.run(crash=crash)
-        if report is None:
-            self.watch.excuses.logins += 1
-            self.watch.excuses.twice = True
-        self.ran(whole=report is not None)
+    @rule(hours=HOURS, fault=faults())
+    def run_into_a_fault(self, hours: float, fault: Fault) -> None:
+        self.let_time_pass(hours)
+        self.expect(fault)
+        self.ended(self.host.run())
+
+    @rule(hours=HOURS, fault=faults(Strike.CRASH, Strike.CRASH_AFTER))
+    def run_and_die_while_sending(self, hours: float, fault: Fault) -> None:
+        self.run_into_a_fault(hours, fault)
+
+    @rule(hours=HOURS, crash=crashes())
+    def run_and_die(self, hours: float, crash: CrashPoint) -> None:
+        self.let_time_pass(hours)
+        self.expect()
+        self.ended(self.host.run(crash=crash))
 
     @rule(name=NAMES | st.none(), ago=AGO, fault=st.none() | faults())
     def run_a_day(self, name: str | None, ago: int, fault: Fault | None) -> None:
         day = self.day(name or "plain", ago)
         clients = None if name is None else [self.host.clients[name]]
-        self.expect_trouble(fault)
-        try:
-            report = self.host.run(days=[day], clients=clients)
-        except DayNotClosed:
-            return
-        self.watch.excuses.twice |= self.remote.struck
-        if report is None:
-            self.watch.excuses.logins += 1
-        self.ran(whole=False)
+        self.expect(fault)
+        with suppress(DayNotClosed):
+            self.ended(self.host.run(days=[day], clients=clients), whole=False)
 
-    @rule()
-    def run_twice_at_once(self) -> None:
-        self.expect_trouble()
+    @rule(hours=HOURS)
+    def run_twice_at_once(self, hours: float) -> None:
+        self.let_time_pass(hours)
+        self.expect()
         self.watch.excuses.logins += 1
         self.host.run_twice_at_once()
         self.ran()
 
-    @rule(request=st.sampled_from(REQUESTS), number=st.integers(1, 40))
-    def pause_a_run_until_another_has_taken_over(self, request: str, number: int) -> None:
-        number = number if request == ANY else (number - 1) % 4 + 1
-        self.expect_trouble(Fault(request=request, number=number, what=Strike.HOLD))
+    @rule(
+        hours=HOURS,
+        request=st.sampled_from(["open", "write", "close", "lstat", "rename", "remove"]),
+        number=st.integers(1, 5),
+    )
+    def pause_a_run_until_another_has_taken_over(
+        self, hours: float, request: str, number: int
+    ) -> None:
+        self.let_time_pass(hours)
+        self.expect(Fault(request=request, number=number, what=Strike.HOLD))
         self.watch.excuses.logins += 1
         self.watch.excuses.twice = self.remote.taking is not Taking.NOTHING
         self.host.run_and_be_overtaken()
         self.ran()
 
-    def expect_trouble(self, fault: Fault | None = None) -> None:
+    def let_time_pass(self, hours: float) -> None:
+        if self.latest < START + timedelta(days=9):
+            self.host.clock.now += timedelta(hours=hours)
+
+    def expect(self, fault: Fault | None = None) -> None:
+        """Begin a run."""
         self.remote.begin(fault)
         self.closed = {
             name: last_closed(client.zone, self.host.clock.now)
             for name, client in self.host.clients.items()
         }
-        if fault is not None and fault.request in {ANY, "remove"}:
-            self.watch.excuses.leftovers |= fault.what in {Strike.FAIL, Strike.DENY}
 
-    # -- people --------------------------------------------------------------------------------
+    def ended(self, report: Report | None, *, whole: bool = True) -> None:
+        """Look at what a run with a fault has left; None is one that died."""
+        fault = self.remote.fault
+        if self.remote.struck or report is None:
+            self.watch.excuses.twice = True
+        if fault is not None and self.remote.struck and fault.request in {ANY, "remove"}:
+            self.watch.excuses.leftovers = fault.what in {Strike.FAIL, Strike.DENY}
+        if report is None:
+            self.watch.excuses.logins += 1
+        self.ran(whole=whole and report is not None)
 
-    @rule(name=NAMES, ago=AGO | st.none())
-    def resume(self, name: str, ago: int | None) -> None:
-        self.host.resume(self.host.clients[name], None if ago is None else self.day(name, ago))
-        self.watch.excuses.logins += 1
+    @contextmanager
+    def in_trouble(self, trouble: str | None) -> Iterator[None]:
+        """Let something be wrong for one run."""
+        remote, password = self.remote, self.remote.password
+        remote.up = trouble != "the server is down"
+        remote.full = trouble == "the disk is full"
+        remote.keeps_removed = trouble == "nothing can be removed"
+        self.watch.excuses.leftovers = remote.keeps_removed
+        self.host.source_is_there(trouble != "the source is gone")
+        if trouble == "the password is refused":
+            remote.password = "another password"
+        yield
+        remote.up, remote.full, remote.keeps_removed = True, False, False
+        self.host.source_is_there(True)
+        remote.password = password
+
+    # -- everything else -----------------------------------------------------------------------
+
+    @rule(
+        what=st.sampled_from(
+            ["resume", "resume", "resend", "rebuild", "backup", "restore", "login"]
+        ),
+        name=NAMES,
+        ago=AGO,
+    )
+    def let_people_act(self, what: str, name: str, ago: int) -> None:
+        client, day = self.host.clients[name], self.day(name, ago)
+        if what == "resume":
+            self.host.resume(client, day if ago else None)
+            self.watch.excuses.logins += 1
+        elif what == "login":
+            self.remote.password = f"password-{ago}"
+            self.host.write_password(self.remote.password)
+        elif what == "backup" and self.host.deliveries():
+            self.backup = self.host.copy_ledger()
+        elif what == "restore" and self.backup is not None:
+            self.restore(self.backup)
+        elif what in {"resend", "rebuild"}:
+            self.send_again(client, day, rebuild=what == "rebuild")
         self.watch.look()
 
-    @rule(name=NAMES, ago=AGO, rebuild=st.booleans())
-    def resend(self, name: str, ago: int, rebuild: bool) -> None:
-        client, day = self.host.clients[name], self.day(name, ago)
+    def send_again(self, client: Client, day: SnapshotDate, *, rebuild: bool) -> None:
         if not is_closed(day, client.zone, self.host.clock.now):
             return  # wrong usage
         if self.host.resend(client, day, rebuild=rebuild):
             self.watch.excuses.logins += rebuild  # the refused revision counts no more
             self.watch.look()
-            self.expect_trouble()
+            self.expect()
             self.host.run(days=[day], clients=[client])
             self.ran(whole=False)
 
-    @rule()
-    def make_a_backup_of_the_ledger(self) -> None:
-        if self.host.deliveries():
-            self.backup = self.host.copy_ledger()
-
-    @precondition(lambda self: self.backup is not None)
-    @rule()
-    def restore_the_backup(self) -> None:
-        assert self.backup is not None
-        self.host.restore_ledger(self.backup)
+    def restore(self, backup: bytes) -> None:
+        self.host.restore_ledger(backup)
         self.watch.forget_what_was_known()
         self.watch.excuses.logins += 1
+        self.watch.excuses.leftovers = True
         self.owed = dict.fromkeys(CLIENTS, FIRST.following(-1))
-        self.watch.look()
-
-    @rule(there=st.booleans())
-    def lose_or_find_the_source(self, there: bool) -> None:
-        self.host.source_is_there(there)
-
-    @rule(right=st.booleans())
-    def correct_the_password(self, right: bool) -> None:
-        self.host.write_password(self.remote.password if right else "a-wrong-password")
-
-    # -- time ----------------------------------------------------------------------------------
-
-    @precondition(lambda self: self.latest < START + timedelta(days=9))
-    @rule(hours=st.sampled_from([0.3, 2, 7, 24, 24, 50]))
-    def let_time_pass(self, hours: float) -> None:
-        self.host.clock.now += timedelta(hours=hours)
 
     @rule(hours=st.sampled_from([1, 5, 20]))
     def set_the_clock_back(self, hours: int) -> None:
         self.host.clock.now = max(
             self.host.clock.now - timedelta(hours=hours), self.latest - timedelta(hours=23)
         )
+        if self.host.deliveries():
+            self.run_with_a_clock_that_is_days_behind()
 
-    @rule()
     def run_with_a_clock_that_is_days_behind(self) -> None:
-        if not self.host.deliveries():
-            return  # nothing tells the time
         right = self.host.clock.now
         self.host.clock.now = self.latest - timedelta(days=30)
         self.remote.begin()
@@ -304,62 +342,33 @@ class Stories(RuleBasedStateMachine):
         assert self.remote.logins == logins
         self.watch.look()
 
-    # -- the client's side -------------------------------------------------------------------------
-
-    @rule(up=st.booleans())
-    def shut_or_start_the_server(self, up: bool) -> None:
-        self.remote.up = up
-
-    @rule(full=st.booleans())
-    def fill_or_empty_the_disk(self, full: bool) -> None:
-        self.remote.full = full
-
-    @rule(keeps=st.booleans())
-    def forbid_or_allow_removal(self, keeps: bool) -> None:
-        self.remote.keeps_removed = keeps
-        self.watch.excuses.leftovers |= keeps
-
-    @rule(number=st.integers(1, 3))
-    def change_the_password(self, number: int) -> None:
-        self.remote.password = f"password-{number}"
-
-    @rule(taking=st.sampled_from(Taking))
-    def receive_in_another_way(self, taking: Taking) -> None:
-        self.remote.taking = taking
-
-    @rule(name=NAMES)
-    def take_everything(self, name: str) -> None:
+    @rule(taking=st.none() | st.sampled_from(Taking), name=NAMES)
+    def receive(self, taking: Taking | None, name: str) -> None:
+        if taking is not None:
+            self.remote.taking = taking
+            return
         for file in self.remote.visible(name):
             if (name, file) not in self.planted:
                 self.remote.take(name, file, By.RECEIVER)
 
     @rule(
         name=NAMES,
-        ago=st.integers(-1, 2),
+        ahead=st.integers(0, 1),
         number=st.integers(0, 3),
-        how=st.sampled_from(["other", "size", "equal"]),
+        how=st.sampled_from(["other", "size", "equal", "hidden", "cleared"]),
     )
-    def lay_a_file_there(self, name: str, ago: int, number: int, how: str) -> None:
-        day = self.day(name, 0).following(-ago)
-        if day < FIRST:
-            return
+    def lay_a_file_there(self, name: str, ahead: int, number: int, how: str) -> None:
+        day = self.day(name, 0).following(ahead)
         file = file_names(GUIDS[name], day)[number]
-        sealed = self.sealed_content(name, day, file)
-        if file in self.remote.visible(name) or file in self.watch.placed:
-            return
-        content = {"other": b"another file", "size": bytes(len(sealed)), "equal": sealed}[how]
-        self.remote.put(name, file, content or b"?")
-        self.planted.add((name, file))
-        self.watch.look()
-
-    @rule(name=NAMES, nonce=st.sampled_from(["cafecafe", "00000000x"]))
-    def hide_a_file_of_their_own_there(self, name: str, nonce: str) -> None:
-        file = file_names(GUIDS[name], self.day(name, 0))[0]
-        self.remote.put(name, f".{file}.1-{nonce}.part", b"theirs")
-
-    @rule()
-    def clear_what_was_laid_there(self) -> None:
-        self.clear()
+        if how == "cleared":
+            self.clear()
+        elif how == "hidden":
+            self.remote.put(name, f".{file}.1-cafecafe.part", b"theirs")
+        elif file not in self.remote.visible(name) and file not in self.watch.placed:
+            sealed = self.sealed_content(name, day, file)
+            content = {"other": b"another file", "size": bytes(len(sealed)), "equal": sealed}[how]
+            self.remote.put(name, file, content or b"?")
+            self.planted.add((name, file))
         self.watch.look()
 
     def clear(self) -> None:
@@ -412,15 +421,12 @@ class Stories(RuleBasedStateMachine):
 
     def heal(self) -> None:
         self.remote.begin()
-        self.remote.up, self.remote.full, self.remote.keeps_removed = True, False, False
         self.remote.taking = Taking.NOTHING
-        self.host.write_password(self.remote.password)
-        self.host.source_is_there(True)
         self.host.clock.now = self.latest + timedelta(hours=1)
         self.clear()
 
     def is_settled(self) -> bool:
-        self.expect_trouble()
+        self.expect()
         self.host.run()
         self.ran()
         return all(one.state is DeliveryState.DELIVERED for one in self.watch.look())
@@ -475,7 +481,7 @@ def day_of_key(file: str) -> tuple[str, SnapshotDate]:
     return identity.client_guid, identity.snapshot_date
 
 
-@pytest.mark.timeout(0 if IS_DEEP else 300)
+@pytest.mark.timeout(0 if IS_DEEP else 600)
 def test_whatever_happens_each_day_arrives_once_and_whole(tmp_path):
     with ModelRemote() as remote:
 

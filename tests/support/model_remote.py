@@ -123,7 +123,8 @@ class ModelRemote:
         self.struck = False
         """Whether the run's fault was met."""
         self._folders: dict[str, dict[str, _Node]] = {}
-        self._fault: Fault | None = None
+        self.fault: Fault | None = None
+        """What strikes this run."""
         self._met: Counter[str] = Counter()
         self._sessions: set[_Session] = set()
         self._loop = asyncio.new_event_loop()
@@ -159,7 +160,7 @@ class ModelRemote:
 
     def begin(self, fault: Fault | None = None) -> None:
         """Begin a run, which `fault` strikes; an earlier one is gone."""
-        self._fault, self.struck = fault, False
+        self.fault, self.struck = fault, False
         self._met.clear()
         self.held.clear()
         self._release.clear()
@@ -252,7 +253,7 @@ class ModelRemote:
     def _strike_at(self, request: str) -> Strike | None:
         self._met[request] += 1
         self._met[ANY] += 1
-        fault = self._fault
+        fault = self.fault
         if fault is None or self.struck or fault.request not in {request, ANY}:
             return None
         if self._met[fault.request] < fault.number:

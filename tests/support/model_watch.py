@@ -38,7 +38,7 @@ class Excuses:
     """What the story did that loosens a bound."""
 
     leftovers: bool = False
-    """Removals were refused, or names forgotten with a ledger: temporary files may stay."""
+    """In this step removals were refused, or names forgotten with a ledger: what is there may stay."""
     twice: bool = False
     """In this step an answer was lost: a name may have come twice, where it was taken meanwhile."""
     logins: int = 1
@@ -57,6 +57,7 @@ class Watch:
     placed: dict[str, str] = field(default_factory=dict)
     """What came under each name and was not removed by the program: taken by the receiver or there."""
     _there: dict[str, str] = field(default_factory=dict)
+    _excused: set[str] = field(default_factory=set)
     _seen: int = 0
     _ever: set[tuple[str, str]] = field(default_factory=set)
     _published: set[str] = field(default_factory=set)
@@ -97,13 +98,12 @@ class Watch:
             day for day, one in latest.items() if one.state is DeliveryState.DELIVERED
         }
         self._revisions = {day: one.key.revision for day, one in latest.items()}
-        self.excuses.twice = False
+        self.excuses.twice = self.excuses.leftovers = False
         return list(latest.values())
 
     def forget_what_was_known(self) -> None:
         """Take note that the ledger was replaced: what it says next is not held against it."""
         self._published, self._delivered = set(), set()
-        self.excuses.leftovers = True
 
     def _remember(self, bundle: Bundle) -> None:
         names = {file.name: file.encrypted_checksum for file in bundle.files}
@@ -203,10 +203,11 @@ class Watch:
             assert waits_until <= deadline, f"I10: {key} waits past its deadline"
 
     def _check_leftovers(self, latest: dict[Day, Delivery]) -> None:
-        if self.excuses.leftovers:
-            return
         for folder in self.host.clients:
             ours = [name for name in self.remote.hidden(folder) if is_of(self.host, name)]
+            if self.excuses.leftovers:
+                self._excused.update(ours)
+            ours = [name for name in ours if name not in self._excused]
             days = Counter(day_of(naming.final_name_of(name)) for name in ours)
             for day, count in days.items():
                 assert count <= FILES, f"I16: {count} temporary files of {day}"
