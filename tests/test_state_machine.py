@@ -42,7 +42,7 @@ from tests.support.model_remote import ANY, REQUESTS, By, Fault, ModelRemote, St
 from tests.support.model_watch import Watch, day_of, digest, same_day
 from tests.support.warehouse import make_warehouse
 
-STORIES = int(os.environ.get("STORIES", "12"))
+STORIES = int(os.environ.get("STORIES", "10"))
 STEPS = int(os.environ.get("STEPS", "12"))
 IS_DEEP = "STORIES" in os.environ
 SHRINKS = not IS_DEEP or "SHRINK" in os.environ
