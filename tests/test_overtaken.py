@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
-
 import pytest
 
-from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.model import DeliveryState
-from tests.support.deployment import key_pair
-from tests.support.model_host import Host, guid_of
+from tests.support.model_host import DAY, small_host
 from tests.support.model_remote import By, Fault, ModelRemote, Strike
 from tests.support.model_watch import FILES, Watch
-from tests.support.warehouse import make_warehouse
 
-DAY = SnapshotDate.of(date.today() + timedelta(days=7))  # noqa: DTZ011 - behind the key's birthday
 REQUESTS = [("open", 1), ("open", 3), ("write", 2), ("close", 4), ("rename", 1), ("rename", 4)]
 
 
 @pytest.fixture
 def host(tmp_path):
-    make_warehouse(
-        tmp_path / "warehouse.duckdb", clients=[guid_of(0)], days=[DAY], rows=2, filled=["users"]
-    )
     with ModelRemote() as remote:
-        yield Host(
-            tmp_path / "host",
-            remote=remote,
-            warehouse=tmp_path / "warehouse.duckdb",
-            clients={"first": {"active_since": DAY, "replace": "ours"}},
-            key=key_pair(),
-            now=datetime(DAY.year, DAY.month, DAY.day, 6, tzinfo=UTC) + timedelta(days=1),
-        )
+        yield small_host(tmp_path, remote)
 
 
 def pause_and_overtake(host, request, number):

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from io import StringIO
 from pathlib import Path
@@ -40,8 +40,9 @@ from mxdeliver.edge.avro import load_resources
 from mxdeliver.edge.ledger import Ledger
 from mxdeliver.edge.spool import Spool
 from mxdeliver.worker import Report
-from tests.support.deployment import KeyPair
+from tests.support.deployment import KeyPair, key_pair
 from tests.support.model_remote import ModelRemote
+from tests.support.warehouse import make_warehouse
 
 CATCH_UP_DAYS = 3
 Moment = Literal["log", "commit", "begin", "fsync"]
@@ -300,6 +301,24 @@ class Host:
                 shutil.rmtree(self._state)
                 self._remains.rename(self._state)
                 self.is_dead = False
+
+
+DAY = SnapshotDate.of(date.today() + timedelta(days=7))  # noqa: DTZ011 - behind the key's birthday
+"""The one day that `small_host` owes."""
+
+
+def small_host(folder: Path, remote: ModelRemote) -> Host:
+    """Make a host with one client, called "first", which owes it `DAY` and may replace its own."""
+    warehouse = folder / "warehouse.duckdb"
+    make_warehouse(warehouse, clients=[guid_of(0)], days=[DAY], rows=2, filled=["users"])
+    return Host(
+        folder / "host",
+        remote=remote,
+        warehouse=warehouse,
+        clients={"first": {"active_since": DAY, "replace": "ours"}},
+        key=key_pair(),
+        now=datetime(DAY.year, DAY.month, DAY.day, 6, tzinfo=UTC) + timedelta(days=1),
+    )
 
 
 @cache
