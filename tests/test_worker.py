@@ -210,6 +210,32 @@ def test_the_daemon_delivers_to_others_while_one_client_waits_or_takes_its_time(
     assert guids(deployment, "delivery.retrying").count(down.guid) == 1
 
 
+def test_the_daemon_takes_up_what_is_corrected_or_added_while_a_delivery_takes_its_time(
+    deployment, server
+):
+    deployment.document["schedule"] = {"workers": 2, "due_after": "0s"}
+    deployment.document["defaults"]["active_since"] = str(DAY + timedelta(days=1))
+    with Proxy(server.port) as proxy:
+        held = add_client(deployment, "Held", sftp={"port": proxy.port})
+        wrong = add_client(deployment, "Wrong", sftp={"directory": "/nowhere"})
+        fill(deployment, rows=200)
+        proxy.hold_after = {1: 12_000}
+        with daemon(deployment):
+            wait_until(lambda: guids(deployment, "delivery.parked"), "the wrong directory", 60)
+            wait_until(lambda: proxy.seen > 12_000, "the held upload", 60)
+            wrong.entry["sftp"]["directory"] = str(wrong.directory)
+            added = add_client(deployment, "Added")
+            deployment.write()
+            wait_until(lambda: len(guids(deployment, "delivery.delivered")) == 2, "both", 60)
+            assert guids(deployment, "delivery.started").count(held.guid) == 1
+            assert held.guid not in guids(deployment, "delivery.delivered")
+            proxy.hold_after = {}
+            wait_until(lambda: len(guids(deployment, "delivery.delivered")) == 3, "all", 60)
+    assert sorted(guids(deployment, "delivery.delivered")) == sorted(
+        party.guid for party in (held, wrong, added)
+    )
+
+
 @contextmanager
 def opened(deployment, *, stop, clock=wiring.utc_now, chance=0.999):
     """The site and clients of the deployment's configuration, in this process."""

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mxdeliver.core.breaker import Breaker
     from mxdeliver.deliver import Result, Site
     from mxdeliver.edge.config import Configuration
-    from mxdeliver.worker import Report
+    from mxdeliver.worker import Renew, Report
 
 
 @click.command
@@ -194,11 +194,12 @@ def carry_out(
     log_run: bool = True,
     ask_every: timedelta | None = None,
     breaker: Breaker | None = None,
+    renew: Renew = lambda: None,
 ) -> tuple[Report, list[Delivery]]:
     """Deliver, prune, and give what became of each delivery that was chosen.
 
     The run's beginning and end stand in the log only with `log_run`;
-    `ask_every` and `breaker` are explained by `worker.run_due`.
+    `ask_every`, `breaker` and `renew` are explained by `worker.run_due`.
     """
     from mxdeliver import worker  # noqa: PLC0415 - imports pyarrow and paramiko
 
@@ -214,6 +215,7 @@ def carry_out(
             stop=stop,
             ask_every=ask_every,
             breaker=breaker,
+            renew=renew,
         )
     else:
         report = worker.run_days(chosen.clients, days, site, places=places, stop=stop)
@@ -293,7 +295,7 @@ def show_troubles(
     for delivery in deliveries:
         if delivery.state is DeliveryState.DELIVERED:
             continue
-        name = names[delivery.key.client_guid]
+        name = names.get(delivery.key.client_guid, delivery.key.client_guid)
         result = report.results.get(delivery.key)
         # Days that were not tried wait behind the last one of their client that was.
         before = result or last.get(delivery.key.client_guid)

@@ -7,9 +7,11 @@ beside it can therefore neither skip a day nor deliver one twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from threading import Event, Lock
 from typing import TYPE_CHECKING
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from apscheduler.events import JobExecutionEvent
 
     from mxdeliver.cli.wiring import Chosen
+    from mxdeliver.core.model import Client, Resource
+    from mxdeliver.deliver import Site
     from mxdeliver.edge.config import Configuration
 
 
@@ -108,12 +112,25 @@ class Alarm:
             return None if self._stop.is_set() else self._wake()
 
 
+@dataclass(slots=True)
+class _Read:
+    """The configuration and the schemas as they were last read."""
+
+    configuration: Configuration
+    resources: Mapping[str, Resource]
+
+
+def _places(configuration: Configuration) -> tuple[object, ...]:
+    return configuration.state_dir, configuration.ledger_url, configuration.delivery_log
+
+
 class Daemon:
     """What happens at each wake-up: the same as `mxdeliver run`.
 
     But a client's longer wait keeps nobody: it is left to the ledger, and the alarm is set for it.
     While one client's delivery takes its time, the ledger is asked `every` so often what has become
-    due for the others, with the configuration as it was read at the wake-up.
+    due for the others, with the configuration as it is by then. Other places for ledger, spool and log,
+    another number of workers, and what is wrong with the configuration wait for the next wake-up.
     """
 
     def __init__(
@@ -163,6 +180,7 @@ class Daemon:
             stop=self._stop,
             clock=self._clock,
         ) as site:
+            renew = partial(self._renewed, _Read(configuration, resources), site)
             report, deliveries = carry_out(
                 configuration,
                 chosen,
@@ -172,11 +190,25 @@ class Daemon:
                 log_run=False,
                 ask_every=self._every,
                 breaker=self._breaker,
+                renew=renew,
             )
         if not self._stop.is_set():
             show_troubles(report, deliveries, chosen)
         retries = [one.not_before for one in deliveries if one.not_before is not None]
         return min(retries, default=None)
+
+    def _renewed(self, read: _Read, site: Site) -> tuple[Sequence[Client], Site] | None:
+        from mxdeliver.edge.avro import load_resources  # noqa: PLC0415 - imports pyarrow
+
+        configuration = wiring.load(self._config_path)
+        resources = load_resources(configuration.schema_folders)
+        fresh = _Read(configuration, resources)
+        if fresh == read or _places(configuration) != _places(read.configuration):
+            return None
+        chosen = wiring.choose(configuration, ())
+        chosen = wiring.without_schema(chosen, resources, configuration.path)
+        read.configuration, read.resources = configuration, resources
+        return chosen.clients, wiring.renewed(site, configuration, resources)
 
     def _say(self, error: MxdeliverError) -> None:
         if self._is_new("error", f"{error.code}{error}"):

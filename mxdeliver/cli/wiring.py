@@ -6,7 +6,7 @@ import random
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from functools import cache
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mxdeliver.deliver import Site
     from mxdeliver.edge.config import BrokenClient, Configuration
     from mxdeliver.edge.ledger import Ledger
+    from mxdeliver.edge.sources import Source
     from mxdeliver.edge.spool import Spool
 
 
@@ -132,11 +133,6 @@ def open_site(
     """
     from mxdeliver.deliver import Site  # noqa: PLC0415 - imports pyarrow and paramiko
     from mxdeliver.edge.journal import Journal  # noqa: PLC0415 - see cli
-    from mxdeliver.edge.sources import Source, open_source  # noqa: PLC0415 - imports duckdb
-
-    @cache
-    def source(name: str) -> Source:
-        return open_source(configuration.sources[name])
 
     with ExitStack() as stack:
         ledger, spool = stack.enter_context(open_ledger(configuration, clock()))
@@ -156,12 +152,28 @@ def open_site(
             journal=journal,
             resources=resources,
             source_settings=configuration.sources,
-            source=source,
+            source=_sources(configuration),
             clock=clock,
             stop=stop.is_set,
             chance=random.SystemRandom().random,
             nonce=lambda: secrets.token_hex(4),
         )
+
+
+def renewed(site: Site, configuration: Configuration, resources: Mapping[str, Resource]) -> Site:
+    """Give the site with the schemas and sources of a configuration that was read again."""
+    return replace(
+        site,
+        resources=resources,
+        source_settings=configuration.sources,
+        source=_sources(configuration),
+    )
+
+
+def _sources(configuration: Configuration) -> Callable[[str], Source]:
+    from mxdeliver.edge.sources import open_source  # noqa: PLC0415 - imports duckdb
+
+    return cache(lambda name: open_source(configuration.sources[name]))
 
 
 def new_run_id() -> str:

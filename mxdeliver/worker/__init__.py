@@ -10,6 +10,6 @@ clients go side by side, and one client's failure stays its own.
 """
 
 from mxdeliver.worker.owed import run_days, run_due
-from mxdeliver.worker.places import Report, Skipped
+from mxdeliver.worker.places import Renew, Report, Skipped
 
-__all__ = ["Report", "Skipped", "run_days", "run_due"]
+__all__ = ["Renew", "Report", "Skipped", "run_days", "run_due"]

@@ -15,7 +15,7 @@ from mxdeliver.core.model import Client, Delivery, DeliveryKey, DeliveryState
 from mxdeliver.deliver import Site
 from mxdeliver.edge.ledger.contexts import is_changed
 from mxdeliver.edge.ledger.planning import UNDELIVERED
-from mxdeliver.worker.places import Again, Report, Run, Skipped
+from mxdeliver.worker.places import Again, Renew, Report, Run, Skipped
 
 
 def run_due(
@@ -27,13 +27,14 @@ def run_due(
     stop: Event,
     ask_every: timedelta | None = None,
     breaker: Breaker | None = None,
+    renew: Renew = lambda: None,
 ) -> Report:
     """Deliver everything that the ledger says is due; cheap when nothing is.
 
     The report tells, once, of days that have left the catch-up window undelivered, too. With
     `ask_every`, the daemon's way: longer waits are left to the ledger, and as long as a delivery is
     under way the ledger is asked so often what has become due for other clients. Its `breaker` knows
-    from one call to the next which servers do not answer.
+    from one call to the next which servers do not answer, and `renew` is called before each asking.
     """
     left: list[DeliveryKey] = []
 
@@ -48,7 +49,13 @@ def run_due(
         found = site.ledger.due(clients, now=now, contexts=contexts, catch_up_days=catch_up_days)
         return _behind_nothing([one.key for one in found], site, now)
 
-    again = None if ask_every is None else Again(ask=due, every=ask_every)
+    def renewed() -> tuple[Sequence[Client], Site] | None:
+        nonlocal clients, site
+        if (found := renew()) is not None:
+            clients, site = found
+        return found
+
+    again = None if ask_every is None else Again(ask=due, every=ask_every, renew=renewed)
     run = Run(clients, site, places=places, stop=stop, again=again, breaker=breaker)
     keys = due()
     elsewhere = _under_way_elsewhere(clients, keys, site) if again is None else []

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from threading import Event
+from typing import TypeAlias
 
 from mxdeliver.core.breaker import Breaker, Host
 from mxdeliver.core.calendar import SnapshotDate
@@ -49,12 +50,17 @@ class Report:
     skipped: tuple[Skipped, ...] = ()
 
 
+Renew: TypeAlias = Callable[[], tuple[Sequence[Client], Site] | None]
+"""Gives the clients and what their deliveries share anew, where the configuration has changed."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Again:
     """How the daemon learns, during a run, what has become due."""
 
     ask: Callable[[], list[DeliveryKey]]
     every: timedelta
+    renew: Renew = lambda: None
 
 
 class Run:
@@ -70,20 +76,32 @@ class Run:
         again: Again | None = None,
         breaker: Breaker | None = None,
     ) -> None:
-        self._clients = {client.guid: client for client in clients}
         self._places = places
         self._stop, self._again = stop, again
-        self._logins = Logins(clients, site.ledger, context=site.context)
         self._breaker = breaker or Breaker()
-        self._turns = Turns(
-            site, self._logins, self._breaker, stop=stop, leaves_waits=again is not None
-        )
+        self._results: dict[DeliveryKey, Result] = {}
+        self._attempts: dict[DeliveryKey, int] = {}
+        self._renew(clients, site)
         self._chosen: dict[DeliveryKey, None] = {}
         self._waiting: list[tuple[float, int, Queue]] = []
         self._under_way: dict[Future[float | None], Queue] = {}
         self._put_off: dict[Host, deque[Queue]] = defaultdict(deque)
         self._order = itertools.count()
         self._asked_at = time.monotonic()
+
+    def _renew(self, clients: Sequence[Client], site: Site) -> None:
+        """Go on with these clients; what is under way ends as it began."""
+        self._clients = {client.guid: client for client in clients}
+        self._logins = Logins(clients, site.ledger, context=site.context)
+        self._turns = Turns(
+            site,
+            self._logins,
+            self._breaker,
+            stop=self._stop,
+            leaves_waits=self._again is not None,
+            results=self._results,
+            attempts=self._attempts,
+        )
 
     def carry_out(self, keys: Iterable[DeliveryKey]) -> Report:
         """Try every delivery until it has ended, waits for a later run, or the run is stopped."""
@@ -103,8 +121,8 @@ class Run:
                 self._ask_again()
         return Report(
             chosen=tuple(self._chosen),
-            results=self._turns.results,
-            attempts=self._turns.attempts,
+            results=self._results,
+            attempts=self._attempts,
         )
 
     def _add(self, keys: Iterable[DeliveryKey]) -> None:
@@ -161,4 +179,8 @@ class Run:
         self._logins.forget()
         # What is wrong with the ledger now is said by the next wake-up, which meets it again.
         with suppress(MxdeliverError):
+            if (renewed := again.renew()) is not None:
+                # Those that wait for a place are asked for anew, as far as they are still there.
+                self._waiting.clear()
+                self._renew(*renewed)
             self._add(again.ask())

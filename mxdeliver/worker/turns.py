@@ -51,15 +51,23 @@ class Turns:
     """Gives clients their turns; used by several threads, each with another client's queue."""
 
     def __init__(
-        self, site: Site, logins: Logins, breaker: Breaker, *, stop: Event, leaves_waits: bool
+        self,
+        site: Site,
+        logins: Logins,
+        breaker: Breaker,
+        *,
+        stop: Event,
+        leaves_waits: bool,
+        results: dict[DeliveryKey, Result],
+        attempts: dict[DeliveryKey, int],
     ) -> None:
         self._site = site
         self._logins = logins
         self._breaker = breaker
         self._stop = stop
         self._leaves_waits = leaves_waits
-        self.results: dict[DeliveryKey, Result] = {}
-        self.attempts: dict[DeliveryKey, int] = {}
+        self.results = results
+        self.attempts = attempts
 
     def take(self, queue: Queue) -> float | None:
         """Work on a client's deliveries; give the time to come back at, or None.
