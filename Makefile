@@ -1,7 +1,7 @@
 # What people do here; `make` alone lists it. Everything sets itself up and asks nothing.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-3.13 fuzz crash-sweep power-cuts lint bench clean debian-packages
+.PHONY: help demo test test-3.13 fuzz stories crash-sweep power-cuts lint bench clean debian-packages
 
 # The oldest supported Python is taken first, so that what is tested there runs everywhere.
 usable = $(firstword $(foreach python,$(1),$(shell $(python) -c 'import ensurepip, sys; \
@@ -16,15 +16,16 @@ PYTEST = -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 RUNS = $(wildcard tests/test_*.py)
 ONCE = tests/test_bad_% tests/test_calendar_days.py tests/test_canaries.py tests/test_crashes.py \
 	tests/test_direct.py tests/test_disk.py tests/test_ledger_commands.py tests/test_misbehaving_servers.py \
-	tests/test_names.py tests/test_power_cut.py tests/test_recovery.py tests/test_resend.py \
-	tests/test_retrying.py tests/test_schedule.py tests/test_servers.py tests/test_stopping.py \
-	tests/test_sweepers.py tests/test_wheel.py tests/test_worker.py
+	tests/test_model_watch.py tests/test_names.py tests/test_overtaken.py tests/test_power_cut.py \
+	tests/test_recovery.py tests/test_resend.py tests/test_retrying.py tests/test_schedule.py tests/test_servers.py tests/test_state_machine.py \
+	tests/test_stopping.py tests/test_sweepers.py tests/test_wheel.py tests/test_worker.py
 
 help:
 	@echo 'make demo    deliver sample days to a server on this machine and check them'
 	@echo 'make test    run every test, with coverage (make test-3.13: on Python 3.13)'
 	@echo 'make fuzz    hostile input, a hundred times as much of it as make test (FUZZ=1000: more)'
 	@echo 'make power-cuts  cut the power before and after every fsync and commit of a run'
+	@echo 'make stories    a thousand stories of runs, crashes, clocks, servers and people (STORIES=5000: more)'
 	@echo 'make crash-sweep  200 crashes and 200 network cuts, each made up for and checked (SWEEP="--seed 7")'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make bench   compare with a plain script of fastavro, gpg and sftp (BENCH="--rows 50000")'
@@ -47,6 +48,11 @@ test-3.13:
 fuzz: export FUZZ ?= 100
 fuzz: .venv/.dev debian-packages
 	.venv/bin/python -m pytest -n 2 --timeout 0 tests/edge/test_*_fuzz.py
+
+stories: export STORIES ?= 1000
+stories: export STEPS ?= 25
+stories: .venv/.dev debian-packages
+	.venv/bin/python -m pytest tests/test_state_machine.py
 
 power-cuts: export MXDELIVER_POWER_CUTS = all
 power-cuts: .venv/.dev debian-packages
