@@ -35,6 +35,7 @@ from tests.support.attempts import (
     site_of,
 )
 from tests.support.deployment import key_pair
+from tests.support.invariants import watched
 from tests.support.openssh import OpenSSHServer, wait_until
 
 NO_RENAME = "-P rename,posix-rename,hardlink"
@@ -157,6 +158,13 @@ STEPS = [
 
 @pytest.mark.parametrize(("owner", "name", "after", "call"), STEPS)
 def test_a_crash_at_each_step_is_made_up_for(party, monkeypatch, owner, name, after, call):
+    with watched(party.deployment, party, direct=True, secret_key=None):
+        crash_and_go_on(party, monkeypatch, owner, name, after=after, call=call)
+    assert_whole(party)
+    assert half_written(party) == []
+
+
+def crash_and_go_on(party, monkeypatch, owner, name, *, after, call):
     crash(party, monkeypatch, owner, name, after=after, call=call)
     before = party.received()
     if manifest(party) in before:
@@ -165,14 +173,13 @@ def test_a_crash_at_each_step_is_made_up_for(party, monkeypatch, owner, name, af
         assert before.items() < sealed(party).items()
         assert sealed(party)[manifest(party)].startswith(begun)
     assert attempt(party).outcome is Outcome.DELIVERED
-    assert_whole(party)
-    assert half_written(party) == []
 
 
 def test_a_file_that_is_partly_written_is_removed_and_written_anew(party, monkeypatch):
-    path = torn(party, monkeypatch)
-    assert path.stat().st_size < len(sealed(party)[path.name])
-    assert attempt(party).outcome is Outcome.DELIVERED
+    with watched(party.deployment, party, direct=True):
+        path = torn(party, monkeypatch)
+        assert path.stat().st_size < len(sealed(party)[path.name])
+        assert attempt(party).outcome is Outcome.DELIVERED
     assert_whole(party)
 
 

@@ -17,7 +17,6 @@ from mxdeliver.edge.sftp import Session
 from mxdeliver.edge.sftp.upload import Uploader
 from tests.support.attempts import (
     DAY,
-    FILES,
     attempt,
     crash,
     one_day,
@@ -26,8 +25,8 @@ from tests.support.attempts import (
     sealed,
     site_of,
 )
+from tests.support.invariants import watched
 from tests.support.openssh import OpenSSHServer
-from tests.support.poller import Poller
 from tests.support.proftpd import ProFTPDServer
 from tests.support.programmable import ProgrammableServer
 from tests.support.proxy import Proxy
@@ -127,20 +126,20 @@ def assert_delivered(party, bench):
     assert bench.kind.keeps or party.leftovers() == []
 
 
-def assert_seen_in_order(watcher, party, bench):
-    """What a poller saw: the manifest last; each name only ever with all of its bytes (I1, I2)."""
-    whole = {name: len(content) for name, content in party.received().items()}
-    assert "manifest" in watcher.order[-1]
-    assert len(watcher.order) == FILES
-    if not bench.kind.direct:
-        assert watcher.sizes == {name: {size} for name, size in whole.items()}
+def watching(party, bench, **circumstances):
+    """Check the invariants over all that is seen of the deliveries inside."""
+    kind = bench.kind
+    return watched(
+        party.deployment,
+        party,
+        **{"direct": kind.direct, "keeps": kind.keeps, "secret_key": None, **circumstances},
+    )
 
 
 def test_a_day_arrives_whole_and_once_and_the_server_s_profile_is_kept(party, bench):
-    with Poller(party.directory) as watcher:
+    with watching(party, bench):
         assert attempt(party).outcome is Outcome.DELIVERED
     assert_delivered(party, bench)
-    assert_seen_in_order(watcher, party, bench)
     found = profile(party)
     publishing = Publishing.DIRECT if bench.kind.direct else Publishing.RENAME
     level = "ack" if bench.kind.blind else "hash" if bench.kind.hashes else "size"
@@ -160,13 +159,12 @@ def test_cut_in_the_middle_of_an_upload_the_next_attempt_makes_it_whole(
 ):
     with Proxy(bench.server.port) as proxy:
         party.entry["sftp"]["port"] = proxy.port
-        with Poller(party.directory) as watcher:
+        with watching(party, bench):
             result = cut(party, proxy, monkeypatch, call)
             assert (result.outcome, result.error.code) == (Outcome.RETRY, "CONNECTION_LOST")
             assert party.received() == {}
             assert attempt(party).outcome is Outcome.DELIVERED
         assert_delivered(party, bench)
-        assert_seen_in_order(watcher, party, bench)
 
 
 def cut(party, proxy, monkeypatch, call):
@@ -190,11 +188,12 @@ def cut(party, proxy, monkeypatch, call):
 def test_killed_around_the_rename_the_next_attempt_makes_it_whole(
     party, bench, monkeypatch, owner, name
 ):
-    with Poller(party.directory) as watcher:
+    undecided = bench.kind.blind and name == "rename"
+    with watching(party, bench, delivered=not undecided):
         crash(party, monkeypatch, owner, name, after=True)
         before = party.received()
         result = attempt(party)
-    if bench.kind.blind and name == "rename":
+    if undecided:
         # The answer is not in the ledger, and nothing can be looked at: a person must (F76).
         assert (result.outcome, result.error.code) == (Outcome.PARKED, "REMOTE_CONFLICT")
         assert party.received() == before
@@ -203,18 +202,18 @@ def test_killed_around_the_rename_the_next_attempt_makes_it_whole(
     assert result.outcome is Outcome.DELIVERED
     assert party.received().items() >= before.items()
     assert_delivered(party, bench)
-    assert_seen_in_order(watcher, party, bench)
 
 
 def test_somebody_else_s_file_stays_as_it_is_and_no_manifest_appears(party, bench):
     foreign = party.directory / f"{party.guid}.{DAY}.users.updated.avro.pgp"
     foreign.write_bytes(b"theirs")
     foreign.chmod(0o644)
-    result = attempt(party)
-    assert (result.outcome, result.error.code) == (Outcome.PARKED, "REMOTE_CONFLICT")
-    assert foreign.read_bytes() == b"theirs"
-    assert not any("manifest" in name for name in party.received())
-    foreign.unlink()
-    resume(party)
-    assert attempt(party).outcome is Outcome.DELIVERED
+    with watching(party, bench, foreign=frozenset({foreign.name})):
+        result = attempt(party)
+        assert (result.outcome, result.error.code) == (Outcome.PARKED, "REMOTE_CONFLICT")
+        assert foreign.read_bytes() == b"theirs"
+        assert not any("manifest" in name for name in party.received())
+        foreign.unlink()
+        resume(party)
+        assert attempt(party).outcome is Outcome.DELIVERED
     assert_delivered(party, bench)

@@ -60,6 +60,8 @@ class Circumstances:
     """A later revision may replace what was ours."""
     direct: bool = False
     """The server allows no rename: daily files are written under their final names."""
+    keeps: bool = False
+    """The server lets nothing be removed: temporary files stay, and are reported."""
 
 
 def check(record: Record, circumstances: Circumstances) -> list[Violation]:
@@ -143,7 +145,7 @@ class _Replay:
             here.add(change.name)
             for files in self.sealed.values():
                 lying = [name for name in here if _final_of(name) in files]
-                if len(lying) > len(files):
+                if len(lying) > len(files) and not self.circumstances.keeps:
                     self._violated("I16", f"{len(lying)} temporary files for {len(files)} files")
         elif change.what == "vanished":
             here.discard(change.name)
@@ -159,7 +161,7 @@ class _Replay:
             self._violated("I3", f"{change.name} appeared, which no delivery has sealed")
         elif revision is None and not self._may_be_partial(change):
             self._violated("I2", f"{change.name} appeared with other bytes than were sealed")
-        elif (*key, str(change.digest)) in self.appeared:
+        elif revision is not None and (*key, str(change.digest)) in self.appeared:
             self._violated("I9", f"{change.name} appeared a second time")
         self._keep(change)
         if change.name.endswith(_MANIFEST) and revision is not None:
@@ -269,7 +271,7 @@ class _Replay:
         for place, found in last.directories.items():
             if self.circumstances.moved and place != directory:
                 continue
-            for name in found:
+            for name in found if not self.circumstances.keeps else ():
                 if name.startswith(".") and name not in self.circumstances.foreign:
                     self._violated("I16", f"{name} stayed in {place.name}")
         for day, said in self.states.items():
