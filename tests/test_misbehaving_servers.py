@@ -14,6 +14,7 @@ import pytest
 from mxdeliver.core.model import Outcome
 from mxdeliver.edge.ledger import Lease
 from tests.support.attempts import DAY, attempt, crash, is_whole, one_day, resume, sealed
+from tests.support.invariants import watched
 from tests.support.openssh import OpenSSHServer
 from tests.support.outcomes import assert_log_is_valid
 from tests.support.programmable import ProgrammableServer
@@ -72,16 +73,17 @@ def test_a_fault_shows_nothing_leaves_nothing_and_is_made_up_for(party, server, 
     server.hooks[operation] = hook
     if operation == "rename":  # the other way of renaming must not help
         server.hooks["posix_rename"] = raising(full())
-    result = attempt(party)
-    assert result.error.code == code
-    assert not any("manifest" in name for name in party.received())
-    assert party.received().items() <= sealed(party).items()
-    if operation != "rename":
-        assert list(party.directory.iterdir()) == []
-    assert_harmless(party)
-    server.hooks.clear()
-    resume(party)
-    assert attempt(party).outcome is Outcome.DELIVERED
+    with watched(party.deployment, party, secret_key=None):
+        result = attempt(party)
+        assert result.error.code == code
+        assert not any("manifest" in name for name in party.received())
+        assert party.received().items() <= sealed(party).items()
+        if operation != "rename":
+            assert list(party.directory.iterdir()) == []
+        assert_harmless(party)
+        server.hooks.clear()
+        resume(party)
+        assert attempt(party).outcome is Outcome.DELIVERED
     assert is_whole(party)
     assert party.received() == sealed(party)
 

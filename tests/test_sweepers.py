@@ -14,6 +14,7 @@ from mxdeliver.core.model import Outcome
 from mxdeliver.edge.ledger import Lease, Publishing
 from mxdeliver.edge.sftp import Session
 from tests.support.attempts import DAY, attempt, crash, one_day, profile, rebuild, sealed
+from tests.support.invariants import watched
 from tests.support.openssh import OpenSSHServer, wait_until
 from tests.support.programmable import ProgrammableServer
 
@@ -74,7 +75,8 @@ def assert_taken_once(taken, party):
 
 def test_what_is_taken_at_the_rename_has_arrived_and_the_profile_says_so(party, server, taken):
     take_at_rename(server, taken)
-    assert attempt(party).outcome is Outcome.DELIVERED
+    with watched(party.deployment, party, taken=True, secret_key=None):
+        assert attempt(party).outcome is Outcome.DELIVERED
     assert_taken_once(taken, party)
     found = profile(party)
     assert (found.publishing, found.level, found.sweeps) == (Publishing.RENAME, "size", True)
@@ -111,11 +113,12 @@ def test_killed_behind_the_rename_nothing_is_sent_again_to_a_receiver_known_to_t
     party, server, taken, monkeypatch, owner, name, call
 ):
     take_at_rename(server, taken)
-    assert attempt(party).outcome is Outcome.DELIVERED
-    taken.forget()
-    rebuild(party)
-    crash(party, monkeypatch, owner, name, after=True, call=call)
-    assert attempt(party).outcome is Outcome.DELIVERED
+    with watched(party.deployment, party, taken=True, replaced=True, secret_key=None):
+        assert attempt(party).outcome is Outcome.DELIVERED
+        taken.forget()
+        rebuild(party)
+        crash(party, monkeypatch, owner, name, after=True, call=call)
+        assert attempt(party).outcome is Outcome.DELIVERED
     assert_taken_once(taken, party)
 
 
