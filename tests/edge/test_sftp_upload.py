@@ -637,6 +637,13 @@ def test_a_read_that_gives_nothing_is_the_end(programmable: ProgrammableServer) 
         assert b"".join(session.read("a", 10)) == b""
 
 
+def test_a_file_that_a_receiver_takes_before_it_is_read_is_no_missing_directory(
+    openssh: OpenSSHServer,
+) -> None:
+    with session_on(openssh) as session, pytest.raises(RemoteFailure, match="vanished"):
+        list(session.read("taken", 10))
+
+
 def test_what_may_not_be_read_is_denied(programmable: ProgrammableServer) -> None:
     (programmable.directory / "a").write_bytes(DATA)
     with session_on(programmable) as session:
