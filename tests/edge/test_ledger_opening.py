@@ -1,5 +1,6 @@
 """The ledger's file: made, checked, refused, migrated; and a database that is busy or full."""
 
+import random
 import re
 import shutil
 import sqlite3
@@ -20,6 +21,7 @@ from mxdeliver.core.errors import (
     LedgerCorrupt,
     LedgerMissing,
     LedgerVersion,
+    MxdeliverError,
     SpoolFull,
     SpoolIO,
     SpoolMode,
@@ -28,7 +30,7 @@ from mxdeliver.edge.ledger import Ledger, disk
 from mxdeliver.edge.ledger.database import Database
 from mxdeliver.edge.ledger.tables import SCHEMA_VERSION
 from tests.support.evidence import EVIDENCE
-from tests.support.ledgers import NOON, YESTERDAY, bundle, client, key
+from tests.support.ledgers import NOON, TODAY, YESTERDAY, bundle, client, guid, key
 
 FIRST_VERSION = Path(__file__).parents[1] / "support/ledger-version-1.sql"
 
@@ -132,6 +134,55 @@ def test_a_zeroed_page_is_found_when_the_ledger_is_opened(state):
         file.seek(4096)
         file.write(bytes(4096))
     with pytest.raises(LedgerCorrupt):
+        open_and_list(state)
+
+
+def a_delivered_week(state):
+    """Give the clients of a ledger in which every day that is owed was delivered."""
+    clients = [client(number, active_since=TODAY.following(-5)) for number in range(1, 5)]
+    with Ledger.open(state, now=NOON) as ledger:
+        ledger.plan(clients, now=NOON, catch_up_days=7)
+        for delivery in ledger.deliveries():
+            with ledger.claim(
+                delivery.key, now=NOON, context="c", deadline=NOON + timedelta(hours=6)
+            ) as lease:
+                lease.sealed(bundle(delivery.key))
+                for files in (bundle(delivery.key).artifacts, [bundle(delivery.key).manifest]):
+                    lease.published({file.name: EVIDENCE for file in files})
+                lease.delivered(now=NOON)
+    return clients
+
+
+def test_no_flipped_bit_makes_a_delivered_day_due_again(tmp_path):
+    state = tmp_path / "week"
+    clients = a_delivered_week(state)
+    path, chance, refused = state / "ledger.db", random.Random(20260310), 0
+    content = path.read_bytes()
+    for _ in range(60):
+        damaged = bytearray(content)
+        damaged[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            with Ledger.open(state, now=NOON) as ledger:
+                ledger.plan(clients, now=NOON, catch_up_days=7)
+                assert ledger.due(clients, now=NOON, contexts={}) == []
+                for delivery in ledger.deliveries(latest_only=False):
+                    ledger.bundle(delivery.key)
+        except MxdeliverError:
+            refused += 1
+    assert refused > 4
+
+
+def test_a_damaged_index_is_found_when_the_ledger_is_opened(state):
+    with closing(sqlite3.connect(state / "ledger.db")) as database, database:
+        (root,) = database.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name LIKE 'sqlite_autoindex_deliveries%'"
+        ).fetchone()
+    content = bytearray((state / "ledger.db").read_bytes())
+    page = slice((root - 1) * 4096, root * 4096)
+    content[page] = content[page].replace(guid().encode(), guid(2).encode())
+    (state / "ledger.db").write_bytes(content)
+    with pytest.raises(LedgerCorrupt, match="deliveries"):
         open_and_list(state)
 
 

@@ -37,6 +37,7 @@ _BEGIN = "ledger_begin"
 # Result codes: https://www.sqlite.org/rescode.html; the low byte is the primary code.
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_NO_TEXT = "Could not decode to UTF-8"  # by Python's module, which gives it no code
 _DISK = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 
 
@@ -92,11 +93,15 @@ class Database:
             raise self._error(error.orig) from error
         except sqlite3.Error as error:
             raise self._error(error) from error
+        except UnicodeDecodeError as error:  # of an error's own text
+            raise LedgerCorrupt(f"{self.path} is damaged: it holds text that is none") from error
 
     def _error(self, error: BaseException | None) -> MxdeliverError:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in _BUSY:
             return LedgerBusy(f"{self.path} stayed locked for {self._busy_timeout:g} s")
+        if str(error).startswith(_NO_TEXT):
+            return LedgerCorrupt(f"{self.path} is damaged: it holds text that is none")
         if code in _CORRUPT:
             return LedgerCorrupt(f"{self.path} is damaged: {error}")
         if code == sqlite3.SQLITE_FULL or (code in _DISK and self._no_space()):
@@ -123,8 +128,13 @@ class Database:
             # WAL has a rare corruption bug in SQLite before 3.51.3; a ledger that somebody
             # switched is switched back.
             connection.execute("PRAGMA journal_mode = DELETE").fetchone()
-            health = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
             version = _version(connection)
+            health = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
+            if health == ["ok"] and version:
+                # The quick check leaves out the indexes: through a damaged one a delivered day would
+                # not be found.
+                whole = connection.execute("PRAGMA integrity_check(deliveries)")
+                health = [row[0] for row in whole]
         if health != ["ok"]:
             raise LedgerCorrupt(f"{self.path} is damaged: {'; '.join(map(str, health))}")
         if version > SCHEMA_VERSION:

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, insert, select
 
 from mxdeliver.core.calendar import SnapshotDate
+from mxdeliver.core.errors import LedgerCorrupt
 from mxdeliver.core.model import (
     Artifact,
     Attempt,
@@ -292,6 +293,15 @@ def bundle_of(connection: Connection, row: Row[Any]) -> Bundle | None:
     """Give the sealed bundle of a row of `deliveries`; None before the seal."""
     if not row.sealed:
         return None
+    try:
+        return _bundle(connection, row)
+    except (ValueError, TypeError) as error:
+        raise LedgerCorrupt(
+            f"the ledger holds names or keys of {describe(key_of(row))} that are none"
+        ) from error
+
+
+def _bundle(connection: Connection, row: Row[Any]) -> Bundle:
     artifacts = [
         Artifact(
             identity=parse_file_name(file.name),

@@ -27,6 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.types import TypeDecorator
 
 from mxdeliver.core.calendar import SnapshotDate
+from mxdeliver.core.errors import LedgerCorrupt
 
 SCHEMA_VERSION = 2
 """What `user_version` says; the migration of the same number leads here."""
@@ -50,7 +51,10 @@ class Moment(TypeDecorator[datetime]):
     def process_result_value(self, value: str | None, dialect: Dialect) -> datetime | None:
         """Read a point in time."""
         del dialect
-        return None if value is None else datetime.fromisoformat(value)
+        try:
+            return None if value is None else datetime.fromisoformat(value)
+        except (ValueError, TypeError) as error:
+            raise LedgerCorrupt("the ledger holds a time that is none") from error
 
 
 class Day(TypeDecorator[SnapshotDate]):
@@ -67,7 +71,10 @@ class Day(TypeDecorator[SnapshotDate]):
     def process_result_value(self, value: str | None, dialect: Dialect) -> SnapshotDate | None:
         """Read a day."""
         del dialect
-        return None if value is None else SnapshotDate.parse(value)
+        try:
+            return None if value is None else SnapshotDate.parse(value)
+        except (ValueError, TypeError) as error:
+            raise LedgerCorrupt("the ledger holds a day that is none") from error
 
 
 metadata = MetaData()
