@@ -160,9 +160,16 @@ class OpenSSHServer:
         """Give everything that the server has logged so far, at its DEBUG1 level."""
         return self._log.read_text(errors="replace")
 
-    def login_attempts(self) -> list[str]:
-        """Give the log's lines that show a user name or credential reaching the server."""
-        return [line for line in self.log().splitlines() if "userauth-request for user" in line]
+    def log_size(self) -> int:
+        """Give the bytes that the server has logged so far."""
+        return self._log.stat().st_size
+
+    def login_attempts(self, since: int = 0) -> list[str]:
+        """Give the log's lines, from a size of it on, that show a user name reaching the server."""
+        with self._log.open("rb") as log:
+            log.seek(since)
+            lines = log.read().decode(errors="replace").splitlines()
+        return [line for line in lines if "userauth-request for user" in line]
 
     def sessions(self) -> list[int]:
         """Give the ids of the processes that serve connections, the listener itself not."""

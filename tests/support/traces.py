@@ -35,11 +35,11 @@ class Traces:
     strangers: Sequence[OpenSSHServer] = ()
     """Servers that answer where the client's should, and that must never be told a user name."""
     violations: list[Violation] = field(default_factory=list)
-    _attempts_before: dict[int, int] = field(default_factory=dict)
+    _logged_before: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for server in (*self._own(), *self.strangers):
-            self._attempts_before[server.port] = len(server.login_attempts())
+            self._logged_before[server.port] = server.log_size()
 
     def printed(self, done: subprocess.CompletedProcess[str]) -> None:
         """Look at what a run printed."""
@@ -65,8 +65,7 @@ class Traces:
     def logins(self) -> int:
         """Give how many user names have reached the client's own server since the beginning."""
         return sum(
-            len(server.login_attempts()) - self._attempts_before[server.port]
-            for server in self._own()
+            len(server.login_attempts(self._logged_before[server.port])) for server in self._own()
         )
 
     def _own(self) -> list[OpenSSHServer]:
@@ -97,10 +96,10 @@ class Traces:
 
     def _look_at_logins(self) -> None:
         for server in self.strangers:
-            if server.login_attempts()[self._attempts_before[server.port] :]:
+            if server.login_attempts(self._logged_before[server.port]):
                 self._violated("I13", f"a stranger at port {server.port} was told a user name")
         for own in self._own():
-            for line in own.login_attempts()[self._attempts_before[own.port] :]:
+            for line in own.login_attempts(self._logged_before[own.port]):
                 match = _USER.search(line)
                 if match is None or match[1] != own.username:
                     self._violated("I13", f"another user than the client's was tried: {line}")

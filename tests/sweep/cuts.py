@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from threading import Timer
-from time import sleep
+from time import monotonic, sleep
 from typing import Protocol
 
 from tests.support.proxy import Proxy
@@ -26,6 +26,7 @@ LIMITS = {
 _REPLY_TAKES = 0.04
 _TRICKLE = 512
 _LATE = 3.5
+_MARGIN = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ def disturb(day: Day, cut: Cut) -> list[Violation]:
         disturbance = KINDS[cut.kind](cut, proxy, one)
         one.run()
         disturbance.end()
-        return one.deliver()
+        return one.deliver(disturbance.settle, late=cut.kind == "late")
 
 
 class Disturbance(Protocol):
@@ -69,8 +70,16 @@ class Disturbance(Protocol):
     def end(self) -> None:
         """Let the network be well again."""
 
+    def settle(self) -> None:
+        """Wait until nothing of it can come any more."""
 
-class _AtByte:
+
+class _Settled:
+    def settle(self) -> None:
+        """Have nothing to wait for."""
+
+
+class _AtByte(_Settled):
     """Acts once, when the direction's byte is reached; counts the first connection alone."""
 
     def __init__(self, cut: Cut, proxy: Proxy, one: Repetition) -> None:
@@ -158,13 +167,15 @@ class _Trickle(_AtByte):
 class _Late(_AtByte):
     """What was sent arrives when the client has given up, and perhaps begun anew."""
 
+    arrives = 0.0
+
     def at(self, before: bytes, behind: bytes) -> bytes:
         self.proxy.one_way = _LATE
+        self.arrives = monotonic() + _LATE + _MARGIN
         return before + behind
 
-    def end(self) -> None:
-        self.proxy.spoil = None
-        self.proxy.one_way = 0
+    def settle(self) -> None:
+        sleep(max(0, self.arrives - monotonic()))
 
 
 class _Delay(_AtByte):
@@ -179,7 +190,7 @@ class _Delay(_AtByte):
         return before + behind
 
 
-class _ReplyLost:
+class _ReplyLost(_Settled):
     """The server has renamed or closed a file; from its reply on nothing comes back any more."""
 
     name_is_hidden = False
@@ -227,7 +238,7 @@ class _ResetAtClose(_CloseReplyLost):
         self._proxy.cut()
 
 
-class _Stranger:
+class _Stranger(_Settled):
     """Another server answers; nobody tells it a user name (I13)."""
 
     def __init__(self, cut: Cut, proxy: Proxy, one: Repetition) -> None:

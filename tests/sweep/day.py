@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from tests.support.deployment import Deployment, Party
 from tests.support.invariants import Circumstances, Watch
@@ -112,8 +113,13 @@ class Repetition:
         self.watch.ran(done)
         return done.returncode
 
-    def deliver(self) -> list[Violation]:
-        """Run again until the day is delivered, and once more; gives all that does not hold."""
+    def deliver(
+        self, settle: Callable[[], None] = lambda: None, **circumstances: Any
+    ) -> list[Violation]:
+        """Run again until the day is delivered, `settle`, and once more; gives all that does not hold.
+
+        The `circumstances` are those of the invariant checker.
+        """
         assert self.watch is not None
         statuses: list[int] = []
         while 0 not in statuses and len(statuses) < _RUNS_AT_MOST:
@@ -124,10 +130,13 @@ class Repetition:
         if statuses[-1] != 0:
             what = f"the day was not delivered: {statuses}: {self.said}"
             found.append(Violation(invariant="I9", what=what))
+        settle()
         logins = self.watch.traces.logins()
         if (status := self.run()) != 0:
             found.append(Violation(invariant="I9", what=f"delivered, and then status {status}"))
         if self.watch.traces.logins() != logins:
             found.append(Violation(invariant="I9", what="a delivered day was connected for again"))
-        told = Circumstances(plain=self.day.plain, secret_key=self.party.key.secret)
+        told = Circumstances(
+            plain=self.day.plain, secret_key=self.party.key.secret, **circumstances
+        )
         return found + self.watch.violations(told)

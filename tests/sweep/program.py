@@ -17,10 +17,13 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import count
 from pathlib import Path
+from pkgutil import walk_packages
 from typing import Any, Self
 
+import mxdeliver
 from tests.support.deployment import Deployment
 
 _ROOT = Path(__file__).parents[2]
@@ -130,12 +133,10 @@ def _serve(limits: dict[str, float]) -> None:
 
 
 def _load(limits: dict[str, float]) -> None:
-    import duckdb  # noqa: F401, PLC0415
-    import paramiko  # noqa: F401, PLC0415
-    import pyarrow.compute  # noqa: F401, PLC0415
-
-    import mxdeliver.cli.resume  # noqa: PLC0415
-    import mxdeliver.cli.run  # noqa: F401, PLC0415
+    for module in walk_packages(mxdeliver.__path__, "mxdeliver."):
+        if "__main__" not in module.name and "migrations" not in module.name:
+            import_module(module.name)
+    import_module("pyarrow.compute")
     from mxdeliver.edge.sftp import Limits, connect  # noqa: PLC0415
 
     if limits:
