@@ -31,17 +31,19 @@ def main() -> int:
     _say(f"seed {told.seed}: {told.crashes} crashes and {told.cuts} network cuts")
     started = time.monotonic()
     counts = {"crash": 0, "cut": 0}
-    wrong = 0
+    wrong = stopped = 0
     for done in _carried_out([*crashes, *cuts], told.processes):
         counts[done.kind] += 1
         wrong += len(done.violations)
+        stopped += done.stopped
         for violation in done.violations:
             _say(f"{done.point}: {violation}")
         if sum(counts.values()) % 20 == 0:
             _say(f"{counts['crash']} crashes, {counts['cut']} cuts")
     _say(
         f"{counts['crash']} crashes and {counts['cut']} network cuts with seed {told.seed} "
-        f"in {time.monotonic() - started:.0f} s: {wrong} violations"
+        f"in {time.monotonic() - started:.0f} s, {stopped} of which kept a run from delivering: "
+        f"{wrong} violations"
     )
     return 1 if wrong or counts != {"crash": told.crashes, "cut": told.cuts} else 0
 

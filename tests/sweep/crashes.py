@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.support.openssh import wait_until
 from tests.support.violation import Violation
-from tests.sweep.day import Day
+from tests.sweep.day import Day, Repetition
 from tests.sweep.program import Held
 
 CALLS = (
@@ -68,7 +68,7 @@ def crash(
         return found + one.deliver()
 
 
-def _killed_run(one, point: Point) -> int:
+def _killed_run(one: Repetition, point: Point) -> int:
     held = one.start()
     tracer = _traced(
         held, "-o", "/dev/null", "-e", f"trace={point.call}",

@@ -8,6 +8,7 @@ out a CLOSE or RENAME whose reply is still on its way.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Timer
 from time import monotonic, sleep
@@ -55,13 +56,16 @@ def chosen(kind: str, bytes_: dict[bool, int], part: float, chance: random.Rando
     return Cut(kind=kind, at=int(bytes_[from_client] * part), from_client=from_client)
 
 
-def disturb(day: Day, cut: Cut) -> list[Violation]:
-    """Deliver the day although this happens to the first connection; gives what does not hold."""
+def disturb(day: Day, cut: Cut) -> tuple[bool, list[Violation]]:
+    """Deliver the day although this happens to the first connection.
+
+    Tells whether that run was kept from delivering, and gives what does not hold.
+    """
     with Proxy(day.server.port) as proxy, day.repetition(proxy.port) as one:
-        disturbance = KINDS[cut.kind](cut, proxy, one)
-        one.run()
+        disturbance: Disturbance = KINDS[cut.kind](cut, proxy, one)
+        status = one.run()
         disturbance.end()
-        return one.deliver(disturbance.settle, late=cut.kind == "late")
+        return status != 0, one.deliver(disturbance.settle, late=cut.kind == "late")
 
 
 class Disturbance(Protocol):
@@ -251,7 +255,7 @@ class _Stranger(_Settled):
         self._proxy.target = self._own
 
 
-KINDS = {
+KINDS: dict[str, Callable[[Cut, Proxy, Repetition], Disturbance]] = {
     "reset": _Reset,
     "half-close": _HalfClose,
     "swallow": _Swallow,

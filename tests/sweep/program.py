@@ -18,6 +18,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import unwrap
 from itertools import count
 from pathlib import Path
 from pkgutil import walk_packages
@@ -141,7 +142,7 @@ def _load(limits: dict[str, float]) -> None:
 
     if limits:
         # the function behind its context manager, whoever has imported it under whichever name
-        connect.__wrapped__.__kwdefaults__["limits"] = Limits(**limits)
+        unwrap(connect).__kwdefaults__["limits"] = Limits(**limits)
 
 
 def _become(question: dict[str, Any]) -> None:

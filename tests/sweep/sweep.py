@@ -42,6 +42,8 @@ class Done:
     kind: str
     point: str
     violations: list[Violation]
+    stopped: bool = True
+    """Whether the disturbed run did not get as far as delivering."""
 
 
 @contextmanager
@@ -99,4 +101,5 @@ def _cut(task: Task, day: Day, bytes_: dict[bool, int]) -> Done:
     # of each kind so many, spread over the run
     part = (task.number // len(kinds) + chance.random()) / (task.total // len(kinds) + 1)
     cut = cuts.chosen(kind, bytes_, part, chance)
-    return Done(kind=task.kind, point=str(cut), violations=cuts.disturb(day, cut))
+    stopped, violations = cuts.disturb(day, cut)
+    return Done(kind=task.kind, point=str(cut), violations=violations, stopped=stopped)
