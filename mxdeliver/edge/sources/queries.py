@@ -1,6 +1,8 @@
 """The SQL: default queries over one relation per resource, and the vetting of a user's own.
 
-Default queries run over slices of the window whose sorted results concatenate (`slices`).
+Default queries run over slices of the window whose sorted results concatenate (`slices`). What they
+are ordered and cut by is one binary key that DuckDB makes of the event's time and the guid, with all
+its fraction and whatever its type; nulls are last.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from mxdeliver.core.calendar import Window
 from mxdeliver.core.errors import SourceSchema, peer_text
 from mxdeliver.core.model import EventType, Resource
 from mxdeliver.edge.sources.checked import CLIENT_COLUMN
+from mxdeliver.edge.sources.slices import Part
 
 EVENT_COLUMNS: Mapping[EventType, str] = {
     EventType.CREATED: "created_at",
@@ -126,28 +129,60 @@ class Relation:
             f" and {self.condition(event, window)} group by second order by second"
         )
 
-    def rows(self, event: EventType, window: Window) -> str:
-        """Give the query for the rows themselves.
+    def rows(self, event: EventType, part: Part) -> str:
+        """Give the query for the rows themselves; `values` gives what to bind.
 
-        Ordered by the event's time and the schema's first field or `guid`; where these are equal,
-        by a hash of the row, so that threads and batches never decide.
+        Ordered by the key; where it is equal, by a hash of the row, so that threads and batches
+        never decide.
         """
         names = [field.name for field in self.resource.fields]
-        second = "guid" if "guid" in names else names[0]
         columns = ", ".join(
             f"{quoted(name)} as {quoted(name)}" for name in dict.fromkeys((*names, CLIENT_COLUMN))
         )
         hashed = ", ".join(map(quoted, names))
-        time = self.times[EVENT_COLUMNS[event]].column
         return (
-            f"select {columns} from {self._from()} and {self.condition(event, window)}"  # noqa: S608 - names are quoted
-            f" order by {time}, {quoted(second)}, hash({hashed})"
+            f"select {columns} from {self._from()} and {self._within(event, part)}"  # noqa: S608 - names are quoted
+            f" order by {self._key(event)}, hash({hashed})"
         )
+
+    def key_at(self, event: EventType, part: Part, rows: int) -> str:
+        """Give the query for the key of a part's nth row, of its last where it has fewer.
+
+        It holds n keys at most, however many rows there are.
+        """
+        return (
+            f"select list_last(min({self._key(event)}, {rows})) from {self._from()}"  # noqa: S608 - names are quoted
+            f" and {self._within(event, part)}"
+        )
+
+    def _within(self, event: EventType, part: Part) -> str:
+        conditions = [self.condition(event, part.window)]
+        if part.after is not None:
+            conditions.append(f"{self._key(event)} > $after")
+        if part.last is not None:
+            conditions.append(f"{self._key(event)} <= $last")
+        return " and ".join(conditions)
+
+    def _key(self, event: EventType) -> str:
+        """Give the term for the key: of the event's time, and of `guid` or the schema's first field."""
+        names = [field.name for field in self.resource.fields]
+        second = "guid" if "guid" in names else names[0]
+        time = self.times[EVENT_COLUMNS[event]].column
+        order = "'asc nulls last'"
+        return f"create_sort_key({time}, {order}, {quoted(second)}, {order})"
 
     def _from(self) -> str:
         # the cast costs nothing on text, and lets a UUID or enum column be compared
         client = f"{quoted(CLIENT_COLUMN)}::varchar = $client_guid"
         return f"{quoted(self.resource.name)} where {client}"
+
+
+def values(client_guid: str, part: Part | None = None) -> dict[str, object]:
+    """Give the values to bind in a default query, of a part or of the whole window."""
+    keys = {} if part is None else {"after": part.after, "last": part.last}
+    return {"client_guid": client_guid} | {
+        name: key for name, key in keys.items() if key is not None
+    }
 
 
 def needed_times(events: Iterable[EventType]) -> list[str]:

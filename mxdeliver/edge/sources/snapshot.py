@@ -29,8 +29,9 @@ from mxdeliver.edge.sources.queries import (
     needed_times,
     quoted,
     time_form,
+    values,
 )
-from mxdeliver.edge.sources.slices import Slices, SliceSize
+from mxdeliver.edge.sources.slices import Part, Slices, SliceSize
 
 _Key = tuple[str, EventType]
 
@@ -81,7 +82,8 @@ class DuckDBSnapshot:
                 batches = self._default_rows(resource, event, client_guid, window, expected)
             else:
                 expected = None
-                batches = self._read(own.sql, own.values(client_guid, window), where)
+                bound = own.values(client_guid, window)
+                batches = self._read(own.sql, bound, where, self._batch_rows)
             for item in checked(batches, resource, client_guid, where, expected):
                 if isinstance(item, EndOfStream):
                     self._files.refuse_changes()
@@ -106,8 +108,8 @@ class DuckDBSnapshot:
             self._relation(resource)
             return
         where = self._where(resource, event)
-        values = own.values("", Window(start=0, end=0))
-        fit(resource, [name for name, _ in self._columns(own.sql, values, where)], where)
+        bound = own.values("", Window(start=0, end=0))
+        fit(resource, [name for name, _ in self._columns(own.sql, bound, where)], where)
 
     def interrupt(self) -> None:
         """End the query that runs at this moment; see `sources.Snapshot`."""
@@ -145,24 +147,29 @@ class DuckDBSnapshot:
             return
         relation = self._relation(resource)
         where = self._where(resource, event)
-        values = {"client_guid": client_guid}
-        parts = Slices(
-            window,
-            count,
-            size=self._slice_size,
-            by_second=lambda: cast(
-                "list[tuple[int, int]]",  # as `seconds` says; a copy would take some megabytes
-                self._fetch(relation.seconds(event, window), values, where),
-            ),
-        )
+
+        def by_second() -> list[tuple[int, int]]:
+            query = relation.seconds(event, window)
+            # as `seconds` says; a copy would take some megabytes
+            return cast("list[tuple[int, int]]", self._fetch(query, values(client_guid), where))
+
+        def key_at(part: Part, rows: int) -> bytes | None:
+            query = relation.key_at(event, part, rows)
+            ((key,),) = self._fetch(query, values(client_guid, part), where)
+            return cast("bytes | None", key)
+
+        parts = Slices(window, count, size=self._slice_size, by_second=by_second, key_at=key_at)
         for part in parts:
+            batch_rows = min(self._batch_rows, parts.batch_rows)
             try:
-                for batch in self._read(relation.rows(event, part), values, where):
+                for batch in self._read(
+                    relation.rows(event, part), values(client_guid, part), where, batch_rows
+                ):
                     parts.weigh(batch.num_rows, batch.nbytes)
                     yield batch
             except SourceMemory:
                 self._begin_again(where)
-                if not parts.halve():
+                if not parts.shrink():
                     raise
 
     def _begin_again(self, where: str) -> None:
@@ -181,7 +188,7 @@ class DuckDBSnapshot:
         if key not in self._counts:
             events = self._default_events(resource)
             query = self._relation(resource).count(events, window)
-            rows = self._fetch(query, {"client_guid": client_guid}, self._where(resource))
+            rows = self._fetch(query, values(client_guid), self._where(resource))
             self._counts[key] = dict(zip(events, rows[0], strict=True))
         return self._counts[key]
 
@@ -221,26 +228,26 @@ class DuckDBSnapshot:
 
     # -- DuckDB ------------------------------------------------------------------------------------
 
-    def _columns(self, sql: str, values: Mapping[str, object], where: str) -> list[tuple[str, str]]:
+    def _columns(self, sql: str, bound: Mapping[str, object], where: str) -> list[tuple[str, str]]:
         try:
-            relation = self._connection.sql(sql, params=dict(values))
+            relation = self._connection.sql(sql, params=dict(bound))
             return list(zip(relation.columns, map(str, relation.types), strict=True))
         except FOREIGN_ERRORS as error:
             raise translate(error, Stage.BIND, where) from error
 
-    def _fetch(self, sql: str, values: Mapping[str, object], where: str) -> list[tuple[Any, ...]]:
+    def _fetch(self, sql: str, bound: Mapping[str, object], where: str) -> list[tuple[Any, ...]]:
         try:
-            found: list[tuple[Any, ...]] = self._connection.execute(sql, dict(values)).fetchall()
+            found: list[tuple[Any, ...]] = self._connection.execute(sql, dict(bound)).fetchall()
         except FOREIGN_ERRORS as error:
             raise translate(error, Stage.READ, where) from error
         return found
 
-    def _read(self, sql: str, values: Mapping[str, object], where: str) -> Iterator[pa.RecordBatch]:
+    def _read(
+        self, sql: str, bound: Mapping[str, object], where: str, batch_rows: int
+    ) -> Iterator[pa.RecordBatch]:
         # execute() would hold the whole result; a relation's reader holds a few batches
         try:
-            reader = self._connection.sql(sql, params=dict(values)).to_arrow_reader(
-                self._batch_rows
-            )
+            reader = self._connection.sql(sql, params=dict(bound)).to_arrow_reader(batch_rows)
             self._reader = reader
             batch = _next(reader)
             while batch is not None:
