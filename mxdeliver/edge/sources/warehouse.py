@@ -26,7 +26,7 @@ BATCH_ROWS = 4096
 """As many as are encoded at a time; more of them would only be held for longer."""
 FIRST_SLICE_ROWS = 2500
 """Few enough to fit where each row has 10 kB of text; how much they have is not yet known."""
-SLICE_SHARE = 10
+SLICE_SHARE = 5
 """A slice aims at this part of the memory limit: sorting holds its values more than once, beside what
 of a file is unpacked."""
 
