@@ -102,7 +102,12 @@ class Bench:
         (about / "entry_points.txt").write_text(
             "[mxdeliver.sources]\nraising = canary_source:Raising\n"
         )
-        self.environment = {**os.environ, "TMPDIR": str(self.temporary), "PYTHONPATH": str(loud)}
+        self.environment = {
+            **os.environ,
+            "TMPDIR": str(self.temporary),
+            "PYTHONPATH": str(loud),
+            "PYTHONDONTWRITEBYTECODE": "1",  # of the plug-in, which has a canary in it
+        }
         self.given = {}
         self.shown, self.errors = folder / "stdout", folder / "stderr"
 

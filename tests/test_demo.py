@@ -189,6 +189,7 @@ def test_gpg_can_read_with_a_demo_s_rsa_key_every_time():
         numbers = part._key.keymaterial
         assert numbers.p < numbers.q
         assert numbers.p * numbers.u % numbers.q == 1
+        assert part._key.header.length == len(part._key.__bytes__()[2:]) - 1
 
 
 # -- the warehouse ---------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import io
+import logging
 import os
 import resource
 import signal
@@ -16,7 +17,12 @@ _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
 def harden() -> None:
-    """Create files for the owner alone, write no core file, and refuse to be traced by others."""
+    """Create files for the owner alone, write no core file, and refuse to be traced by others.
+
+    Nor is a log line that cannot be written a reason to print the exception under way, whatever its
+    text.
+    """
+    logging.raiseExceptions = False
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
@@ -66,8 +72,14 @@ def _guarded(stream: TextIO | None, descriptor: int) -> TextIO:
         return _Stream(open(descriptor, "wb", closefd=False), line_buffering=True)
     if not isinstance(stream, io.TextIOWrapper):
         return stream
-    encoding, errors, lines = stream.encoding, stream.errors, stream.line_buffering
-    return _Stream(stream.detach(), encoding=encoding, errors=errors, line_buffering=lines)
+    # Beside the old one, which a library's logging may hold already.
+    stream.flush()
+    return _Stream(
+        open(descriptor, "wb", closefd=False),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.line_buffering,
+    )
 
 
 def stop_on_signals(stop: Event) -> None:

@@ -56,6 +56,7 @@ def _make_key_pair(client: DemoClient, created: datetime) -> KeyPair:
         key = PGPKey.new(algorithm, parameter, created=created)
         if algorithm is PubKeyAlgorithm.RSAEncryptOrSign:
             _order_primes(key._key.keymaterial)  # noqa: SLF001 - pgpy shows them nowhere else
+            key._key.update_hlen()  # noqa: SLF001 - the inverse may have become shorter
         return key
 
     primary = new(*made_of[0])
