@@ -4,7 +4,7 @@ hypothesis makes the stories; after each of their steps `Watch` checks the invar
 I12, I16 and I17 of reliability.md over the log of all that was ever visible at the clients', and at
 the end, with everything healed, what the clients have is what an undisturbed run would have brought.
 
-Ten stories, the same each time; `make stories` tells a thousand at random, three seconds each
+Six stories, the same each time; `make stories` tells a thousand at random, three seconds each
 (`STORIES=5000 STEPS=40 make stories`: more, and longer). There a story that broke something is
 shown as it is; `SHRINK=1` makes it small, which takes minutes.
 """
@@ -40,7 +40,7 @@ from tests.support.model_remote import ANY, REQUESTS, By, Fault, ModelRemote, St
 from tests.support.model_watch import Watch, day_of, digest, same_day
 from tests.support.warehouse import make_warehouse
 
-STORIES = int(os.environ.get("STORIES", "10"))
+STORIES = int(os.environ.get("STORIES", "6"))
 STEPS = int(os.environ.get("STEPS", "12"))
 IS_DEEP = "STORIES" in os.environ
 SHRINKS = not IS_DEEP or "SHRINK" in os.environ

@@ -68,6 +68,8 @@ class Preloaded:
             [sys.executable, "-m", "tests.support.preloaded", self._socket],
             cwd=Path(__file__).parents[2],
             stdin=subprocess.DEVNULL,
+            # Measuring coverage here as well would cost more than it shows.
+            env={k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")},
             start_new_session=True,
         )
         while not Path(self._socket).exists():
