@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mxdeliver.core.calendar import Window
 from mxdeliver.core.errors import SourceMemory
 from mxdeliver.core.model import EndOfStream, EventType
-from mxdeliver.edge.sources.slices import LEAST_BATCH, MOST_GROWTH, Part, Slices, SliceSize
+from mxdeliver.edge.sources.slices import BATCHES, LEAST_BATCH, MOST_GROWTH, Part, Slices, SliceSize
 from tests.support.sources import CLIENT, DAY, START, database, read, resource, source
 
 CREATED = EventType.CREATED
@@ -169,8 +169,8 @@ def test_a_slice_of_which_rows_were_handed_out_is_not_begun_again():
 def test_batches_are_a_part_of_a_slice_but_a_few_rows_are_never_split_up():
     by_second = [(DAY.start + second, 1) for second in range(1000)]
 
-    assert days_slices(by_second, first_rows=400, size=1).batch_rows == 20
-    assert days_slices(by_second[:60], first_rows=400, size=1).batch_rows == LEAST_BATCH
+    assert days_slices(by_second, first_rows=400, size=1).batch_rows == 400 // BATCHES
+    assert days_slices(by_second[:20], first_rows=400, size=1).batch_rows == LEAST_BATCH
 
 
 def test_a_second_with_too_many_rows_is_cut_after_keys_and_its_rest_joined_with_what_follows():

@@ -20,7 +20,7 @@ SHRINKAGE = 8
 """What ran out of memory is cut to this part: what just fits would leave nothing for its batches."""
 MOST_KEYS = 100_000
 """A slice within a second has at most this many rows: as many keys are held to find its last."""
-BATCHES = 20
+BATCHES = 6
 LEAST_BATCH = 4
 """A slice comes in so many batches, but none of fewer rows: what is under way is a part of it."""
 
