@@ -31,14 +31,13 @@ from mxdeliver.core.model import (
     ManifestFile,
     Resource,
 )
-from mxdeliver.core.streams import Behind, Tally, ahead
+from mxdeliver.core.streams import Tally, ahead
 from mxdeliver.edge.avro import ContainerWriter, sync_marker
 from mxdeliver.edge.openpgp import Certificate, MessageCheck, MessageWriter
 from mxdeliver.edge.sources import Snapshot, Source
 from mxdeliver.edge.spool import Spool, Staging
 
-_BATCHES_AHEAD = 4
-_BLOCKS_BEHIND = 4
+_BATCHES_AHEAD = 2
 READ_LIMIT = timedelta(minutes=30)
 """The longest that a source may take for its next batch, a sort of everything before it included."""
 
@@ -90,7 +89,7 @@ def build(
 class _Build:
     """The files of one delivery, one after the other.
 
-    Beside the thread that encodes, one reads ahead and one encrypts behind.
+    Beside the thread that encodes, one reads ahead and one compresses and encrypts behind.
     """
 
     def __init__(
@@ -134,16 +133,15 @@ class _Build:
         )
         name = naming.file_name(identity, client.files.suffix)
         with _EncryptedFile(self._staging, name, self._certificate) as file:
-            encryption = Behind(file.plaintext.write, self._encrypting, depth=_BLOCKS_BEHIND)
             container = ContainerWriter(
                 resource,
-                encryption.write,
+                file.plaintext.write,
                 codec=client.files.codec,
                 sync_marker=sync_marker(identity, resource),
                 verification=client.files.verify,
+                worker=self._encrypting,
             )
             record_count = self._copy(snapshot, resource, container, identity)
-            encryption.drain()
             artifact = file.seal(identity, record_count)
         self._log(
             "file.built",

@@ -42,29 +42,30 @@ class Tally:
 
 
 class Behind:
-    """Runs `sink` in a thread of `worker`, at most `depth` buffers behind the writer.
+    """Makes calls in a thread of `worker`, at most `depth` of them behind; at once without a worker.
 
-    What the sink raises comes out of a later `write` or of `drain`. `worker` has one thread, so that
-    buffers keep their order.
+    What they raise comes out of a later `call` or of `drain`. `worker` has one thread, so that calls
+    keep their order.
     """
 
-    __slots__ = ("_depth", "_sink", "_under_way", "_worker")
+    __slots__ = ("_depth", "_under_way", "_worker")
 
-    def __init__(self, sink: Sink, worker: Executor, *, depth: int) -> None:
-        self._sink = sink
+    def __init__(self, worker: Executor | None, *, depth: int) -> None:
         self._worker = worker
         self._depth = depth
         self._under_way: deque[Future[object]] = deque()
 
-    def write(self, data: Buffer) -> None:
-        """Hand over `data`; waits while too much is under way."""
-        kept = data if isinstance(data, bytes) else bytes(data)
-        self._under_way.append(self._worker.submit(self._sink, kept))
+    def call(self, function: Callable[..., object], *arguments: object) -> None:
+        """Hand over a call; waits while too many are under way."""
+        if self._worker is None:
+            function(*arguments)
+            return
+        self._under_way.append(self._worker.submit(function, *arguments))
         if len(self._under_way) > self._depth:
             self._under_way.popleft().result()
 
     def drain(self) -> None:
-        """Wait until the sink has had everything."""
+        """Wait until all calls have been made."""
         while self._under_way:
             self._under_way.popleft().result()
 

@@ -105,20 +105,23 @@ def test_a_stream_that_was_read_to_its_end_is_not_interrupted():
     assert calls == []
 
 
-def test_a_sink_behind_gets_everything_in_order_and_its_error_comes_out():
+@pytest.mark.parametrize("workers", [0, 1])
+def test_calls_behind_are_made_in_order_and_their_error_comes_out(workers):
     taken = []
 
-    def sink(data):
-        if data == b"bad":
-            raise ValueError("sink")
-        taken.append(data)
+    def take(number, divisor):
+        taken.append(number // divisor)
 
     with ThreadPoolExecutor(max_workers=1) as worker:
-        behind = Behind(sink, worker, depth=2)
+        behind = Behind(worker if workers else None, depth=2)
         for number in range(20):
-            behind.write(bytearray([number]))
+            behind.call(take, number, 1)
         behind.drain()
-        assert taken == [bytes([number]) for number in range(20)]
-        behind.write(b"bad")
-        with pytest.raises(ValueError, match="sink"):
+        assert taken == list(range(20))
+
+        def call_and_drain():
+            behind.call(take, 1, 0)  # comes out here where there is no worker
             behind.drain()
+
+        with pytest.raises(ZeroDivisionError):
+            call_and_drain()

@@ -7,7 +7,8 @@
     cells      columns -> the encoded bytes of each row's value
     scatter    those -> the encoded rows
     container  what a container file is made of, and the sync marker
-    writer     batches -> blocks of a container file
+    writer     batches -> blocks of encoded rows
+    blocks     those -> the bytes of a container file
     check      blocks decoded again by another implementation while they pass
     reader     containers read as they arrive, to count and to find damage
 

@@ -193,6 +193,8 @@ def _short(data: Numbers, begins: Numbers, lengths: Numbers, longest: int, tag: 
     if tag:
         matrix[:, 0] = tag[0]
     matrix[:, before - 1] = lengths << 1
+    if int(lengths.min(initial=longest)) == longest:
+        return _matrix(matrix)
     return _matrix(matrix, np.add(lengths, before, dtype=np.int64))
 
 

@@ -2,9 +2,10 @@
 
 numpy copies items of one width fast, and cells have any width. So each is copied as wide as the
 widest of its column (or piece by piece, if that is wide). What a cell writes too much is written
-over by the next columns, which come later; behind each row lies room for what its last cells write
-too much. At the end the rows are moved together. This takes about half the time of Arrow's `take` of all
-cells in the rows' order.
+over by the next columns, which come later. What a row's last cells write too much lies in the next
+row's first cells; so these come last, and of them one that has nothing too much (most records begin
+with a guid). Where there is no such column, there is room behind each row, and at the end the rows
+are moved together. This takes about half the time of Arrow's `take` of all cells in the rows' order.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mxdeliver.edge.avro.refusal import Refused
 
 Numbers: TypeAlias = np.ndarray[Any, Any]
 _MOST_COMBINATIONS = 256
+_ROWS_AT_ONCE = 1024
 _PIECES = (64, 448)  # cells of up to 512 bytes are copied together, the rest of longer ones alone
 _MOST_BYTES = (1 << 31) - 1  # Arrow's offsets have 32 bits
 
@@ -34,6 +36,13 @@ class Part(NamedTuple):
     source: Numbers
     begins: Numbers | None
     widths: Numbers | int
+
+    def rows(self, start: int, stop: int) -> Part:
+        """Give the cells of some rows."""
+        widths = self.widths if isinstance(self.widths, int) else self.widths[start:stop]
+        if self.begins is None:
+            return Part(self.source[start:stop], None, widths)
+        return Part(self.source, self.begins[start:stop], widths)
 
 
 class Chosen(NamedTuple):
@@ -58,24 +67,85 @@ class Joined(NamedTuple):
 
 def join(parts: Sequence[AnyPart], rows: int) -> Joined:
     """Put the cells of all parts row by row one after the other."""
-    columns = list(_side_by_side(parts))
+    columns = [_Column(part) for part in _side_by_side(parts)]
     widths = np.zeros(rows, np.int64)
-    for part in columns:
-        widths += part.widths
+    for column in columns:
+        widths += column.part.widths
     offsets = np.zeros(rows + 1, np.int64)
     np.cumsum(widths, out=offsets[1:])
-    room = max(map(_excess, columns), default=0)
-    if offsets[-1] + rows * room > _MOST_BYTES:
+    last = _last_to_write(columns)
+    excess = max((column.excess for column in columns), default=0)
+    room = excess if last is None else 0
+    if offsets[-1] + rows * room + excess > _MOST_BYTES:
         raise Refused("makes rows of more than 2 GiB together")
     if not offsets[-1]:
         return Joined(offsets, b"")
     begins = offsets[:-1] + np.arange(0, rows * room, room) if room else offsets[:-1]
-    loose = np.empty(int(offsets[-1]) + rows * room, np.uint8)
-    places = begins.copy()
-    for part in columns:
-        _copy(part, places, loose)
-        places += part.widths
-    return Joined(offsets, _together(loose, begins, places))
+    loose = np.empty(int(offsets[-1]) + rows * room + excess, np.uint8)
+    ends = _copy_all([column.part for column in columns], begins, loose, last)
+    if room:
+        return Joined(offsets, _together(loose, begins, ends))
+    return Joined(offsets, loose[: int(offsets[-1])])
+
+
+def _copy_all(
+    columns: Sequence[Part], begins: Numbers, target: Numbers, last: int | None
+) -> Numbers:
+    """Copy the columns behind `last`, then those before it and itself; give where the rows end.
+
+    So many rows at a time that they stay in the processor's cache while all columns pass.
+    """
+    ends = np.empty_like(begins)
+    for start in range(0, len(begins), _ROWS_AT_ONCE):
+        stop = min(start + _ROWS_AT_ONCE, len(begins))
+        places, held = begins[start:stop].copy(), []
+        for number, column in enumerate(columns):
+            part = column.rows(start, stop)
+            if last is not None and number <= last:
+                held.append((part, places.copy()))
+            else:
+                _copy(part, places, target)
+            places += part.widths
+        for part, own_places in held:
+            _copy(part, own_places, target)
+        ends[start:stop] = places
+    return ends
+
+
+class _Column:
+    """A part, its least width, and the most bytes that one of its cells writes too much."""
+
+    __slots__ = ("excess", "least", "part")
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        widths = part.widths
+        self.least = widths if isinstance(widths, int) else int(np.min(widths, initial=_MOST_BYTES))
+        if part.begins is None:
+            self.excess = int(part.source.shape[1]) - self.least
+        else:
+            widest = int(np.max(widths, initial=0))
+            self.excess = widest if widest <= _PIECES[0] else min(widest, max(_PIECES))
+
+
+def _last_to_write(columns: Sequence[_Column]) -> int | None:
+    """Choose the first column without excess, if what others write too much ends within it.
+
+    Of the columns before it in the same row, of those behind it in the next row.
+    """
+    last = next((place for place, column in enumerate(columns) if not column.excess), None)
+    if last is None:
+        return None
+    to_its_end = 0
+    for column in reversed(columns[: last + 1]):
+        if column.excess > to_its_end:
+            return None
+        to_its_end += column.least
+    for column in reversed(columns[last + 1 :]):
+        if column.excess > to_its_end:
+            return None
+        to_its_end += column.least
+    return last
 
 
 def _side_by_side(parts: Iterable[AnyPart]) -> Iterator[Part]:
@@ -114,14 +184,6 @@ def _table(cells: tuple[bytes, ...]) -> tuple[Numbers, Numbers]:
     width = max(8, *map(len, cells))  # numpy is fast with items of eight bytes
     padded = b"".join(cell.ljust(width, b"\0") for cell in cells)
     return np.frombuffer(padded, f"V{width}"), np.array([*map(len, cells)], np.int64)
-
-
-def _excess(part: Part) -> int:
-    """Give how many bytes a cell of this part may write too much."""
-    if part.begins is None:
-        return int(part.source.shape[1])
-    widest = int(np.max(part.widths, initial=0))
-    return widest if widest <= _PIECES[0] else min(widest, max(_PIECES))
 
 
 def _copy(part: Part, places: Numbers, target: Numbers) -> None:

@@ -32,6 +32,7 @@ from mxdeliver.edge.avro.refusal import Refused
 _UUID = r"^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\z"
 _DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8)
 _DASHES = (8, 13, 18, 23)
+_FIRST_NOT_ASCII = 0x80
 
 
 def normalise(kind: AvroType, column: Any) -> Any:
@@ -158,7 +159,7 @@ def _is_ascii(column: Any) -> bool:
     first, size = int(ends[0]), int(ends[-1] - ends[0])
     if size < 0 or (ends[1:] < ends[:-1]).any():
         return False
-    return not size or data.slice(first, size).to_pybytes().isascii()
+    return not size or int(np.frombuffer(data, np.uint8, size, first).max()) < _FIRST_NOT_ASCII
 
 
 def _text(kind: Primitive | Enumeration, column: Any) -> Any:

@@ -1,37 +1,34 @@
 """Record batches to the bytes of a container file, column by column.
 
-The path of a batch: cut or joined to 4,096 rows, normalised (`values`), encoded (`cells`), cut into
-blocks by rows alone, compressed, framed, passed on, and by sample read again (`check`). The same
-rows give the same bytes, however the source batched them.
+The path of a batch: cut or joined to 8,192 rows, normalised (`values`), encoded (`cells`), cut into
+blocks by rows alone, and, in a thread of its own if there is one, compressed and passed on
+(`blocks`). The same rows give the same bytes, however the source batched them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-from isal import isal_zlib
 
-from mxdeliver.core.errors import AvroVerify, RecordInvalid
+from mxdeliver.core.errors import RecordInvalid
 from mxdeliver.core.model import Codec, Resource, Verification
-from mxdeliver.core.streams import Buffer, Sink
+from mxdeliver.core.streams import Behind, Sink
 from mxdeliver.edge.avro import cells
 from mxdeliver.edge.avro.batches import Chunks
-from mxdeliver.edge.avro.check import BlockCheck, Segment
-from mxdeliver.edge.avro.container import decode_long, encode_long, header
+from mxdeliver.edge.avro.blocks import BlockWriter
+from mxdeliver.edge.avro.check import Segment
 from mxdeliver.edge.avro.refusal import Refused
 from mxdeliver.edge.avro.scatter import join
 from mxdeliver.edge.avro.schemas import record_type
 from mxdeliver.edge.avro.values import normalise
 
 BLOCK_ROWS = 4096
+CHUNK_ROWS = 2 * BLOCK_ROWS
+"""Encoded at once: more rows make fewer calls, and fewer rows stay in the processor's cache."""
 BLOCK_BYTES = 4 << 20
-_SAMPLE_EVERY = 64
-_COMPRESS: dict[Codec, Callable[[Buffer], Buffer]] = {
-    Codec.NULL: lambda body: body,
-    Codec.DEFLATE: lambda body: isal_zlib.compress(body, level=1, wbits=-15),
-}
+_BLOCKS_BEHIND = 2
 
 
 class _Encoded(NamedTuple):
@@ -46,7 +43,9 @@ class ContainerWriter:
     """Writes one container file to `sink`: header, blocks of records, nothing else.
 
     `write` and `finish` raise RecordInvalid (naming the column, never a value) and AvroVerify. The
-    header goes out with the first call of either.
+    header goes out with the first call of either. With a `worker`, which has one thread, blocks are
+    compressed and passed on there; what is raised by that comes out of a later call, of `finish` at
+    the latest.
     """
 
     def __init__(
@@ -57,27 +56,23 @@ class ContainerWriter:
         codec: Codec,
         sync_marker: bytes,
         verification: Verification,
+        worker: Executor | None = None,
     ) -> None:
         self._resource = resource
-        self._sink = sink
-        self._marker = sync_marker
-        self._codec = codec
-        self._full = verification is Verification.FULL
-        self._check = BlockCheck(resource, codec, sync_marker)
-        self._compress = _COMPRESS[codec]
-        self._chunks = Chunks(BLOCK_ROWS)
+        self._blocks = BlockWriter(
+            resource, sink, codec=codec, sync_marker=sync_marker, verification=verification
+        )
+        self._behind = Behind(worker, depth=_BLOCKS_BEHIND)
+        self._chunks = Chunks(CHUNK_ROWS)
         self._open = False
-        self._rows_in = 0
-        self._rows_out = 0
-        self._blocks = 0
+        self._rows = 0
         self._segments: list[Segment] = []
         self._room = (BLOCK_ROWS, BLOCK_BYTES)
-        self._unchecked: tuple[bytes, list[Segment]] | None = None
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Take rows with exactly the resource's columns, in its order."""
         self._begin()
-        self._rows_in += batch.num_rows
+        self._rows += batch.num_rows
         names = [field.name for field in self._resource.fields]
         if batch.schema.names != names:
             self._refuse_columns(batch.schema.names, names)
@@ -91,20 +86,13 @@ class ContainerWriter:
             self._add(self._encode(chunk))
         if self._segments:
             self._cut()
-        if self._unchecked is not None:
-            self._check.compare(*self._unchecked, every_row=self._full)
-            self._unchecked = None
-        if self._rows_out != self._rows_in:
-            raise AvroVerify(
-                f"{self._resource.name}: {self._rows_in} records came in, "
-                f"the blocks' headers count {self._rows_out}"
-            )
-        return self._rows_out
+        self._behind.drain()
+        return self._blocks.finish(self._rows)
 
     def _begin(self) -> None:
         if not self._open:
             self._open = True
-            self._sink(header(self._resource.schema, self._codec, self._marker))
+            self._behind.call(self._blocks.begin)
 
     def _refuse_columns(self, given: list[str], wanted: list[str]) -> None:
         for name in wanted:
@@ -162,18 +150,6 @@ class ContainerWriter:
                 self._cut()
 
     def _cut(self) -> None:
-        """Send the block under way, and read it again if it is its turn."""
-        segments = self._segments
+        """Hand over the block under way."""
+        self._behind.call(self._blocks.write, self._segments)
         self._segments, self._room = [], (BLOCK_ROWS, BLOCK_BYTES)
-        pieces = [segment.encoded for segment in segments]
-        body = self._compress(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        count = sum(segment.rows for segment in segments)
-        block = b"".join((encode_long(count), encode_long(len(body)), body, self._marker))
-        self._sink(block)
-        self._rows_out += decode_long(block, 0)[0]
-        if self._full or self._blocks % _SAMPLE_EVERY == 0:
-            self._check.compare(block, segments, every_row=self._full)
-            self._unchecked = None
-        else:
-            self._unchecked = (block, segments)  # it may be the last one
-        self._blocks += 1
