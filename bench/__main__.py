@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -48,30 +49,38 @@ def main() -> None:
     partial = arguments.only or arguments.small or arguments.rounds != ROUNDS
     folder = Path(tempfile.mkdtemp(prefix="b"))
     in_memory = Path(tempfile.mkdtemp(prefix="b", dir=memory_folder()))
-    parts = []
+    settings = Settings(
+        seed=arguments.seed,
+        rounds=arguments.rounds,
+        small=arguments.small,
+        folder=folder,
+        memory=in_memory,
+    )
     try:
-        for name in chosen:
-            started = time.monotonic()
-            parts.append(
-                WORKLOADS[name](
-                    Settings(
-                        seed=arguments.seed,
-                        rounds=arguments.rounds,
-                        small=arguments.small,
-                        folder=folder,
-                        memory=in_memory,
-                    )
-                )
-            )
-            print(f"{name}: {time.monotonic() - started:.0f} s in all", file=sys.stderr, flush=True)
+        parts = [part for name in chosen if (part := _tried(name, settings))]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(in_memory, ignore_errors=True)
     text = report.page(parts, machine.described(), arguments.seed, arguments.rounds)
     print(text)
     results = arguments.results or (None if partial else RESULTS)
+    failed = len(chosen) - len(parts)
+    if failed:
+        sys.exit(f"{failed} workloads failed; nothing was written")
     if results:
         results.write_text(text, encoding="utf-8")
+
+
+def _tried(name: str, settings: Settings) -> Part | None:
+    """Run one workload; what goes wrong is shown, and the others go on."""
+    started = time.monotonic()
+    try:
+        part = WORKLOADS[name](settings)
+    except Exception:  # noqa: BLE001 - three quarters of an hour are not thrown away for one of them
+        traceback.print_exc()
+        return None
+    print(f"{name}: {time.monotonic() - started:.0f} s in all", file=sys.stderr, flush=True)
+    return part
 
 
 def _arguments() -> argparse.Namespace:

@@ -11,6 +11,8 @@ from pathlib import Path
 from bench.measure import Measured
 
 FEWEST_ROUNDS = 3
+BUDGET_SECONDS = 40
+"""Once the rounds of a contestant have taken so long, and there were three, it makes no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +39,7 @@ class Contestant:
     """Somebody who does the work: `run`, which tells how long it took.
 
     `prepare` goes before each run and `check` after the one that warms up, both outside the clock.
-    `scale` is by how much less work it got, and its time is multiplied with it. Once its rounds have
-    taken `budget` seconds, and there were three, it makes no more.
+    `scale` is by how much less work it got, and its time is multiplied with it.
     """
 
     name: str
@@ -46,7 +47,7 @@ class Contestant:
     prepare: Callable[[], object] = nothing
     check: Callable[[], object] = nothing
     scale: float = 1
-    budget: float = 60
+    budget: float = BUDGET_SECONDS
 
 
 @dataclass(kw_only=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import duckdb
+import pyarrow.parquet as pq
 
 from mxdeliver.core.calendar import SnapshotDate, window
 from mxdeliver.core.manifest import STANDARD_RESOURCES
@@ -21,7 +22,7 @@ DAYS = (SnapshotDate(2026, 1, 1), SnapshotDate(2026, 1, 2))
 RESOURCE = "transactions"
 _CREATED_SHARE = 0.8
 _SLICE_ROWS = 500_000
-_APART_SECONDS = 7919
+_GROUP_ROWS = 122_880
 _UPDATED_TOO = ("users", "members", "accounts", "transactions", "holdings", "devices")
 _PIECE = 1 << 24
 
@@ -35,8 +36,8 @@ def day_window(day: SnapshotDate) -> tuple[int, int]:
 def write_transactions(path: Path, rows: int, seed: int, *, client: str) -> None:
     """Write a Parquet file of transactions that were created on the first day, in their order.
 
-    Many rows are the first ones again, with other guids and at other times of the day: that is
-    quick, and they compress no better, since what is alike lies far apart.
+    Many rows are the first ones again and again, each time with other guids and in a later part of
+    the day: that is quick, and they compress no better, since what is alike lies far apart.
     """
     base = min(rows, _SLICE_ROWS)
     database = path.with_suffix(".duckdb")
@@ -47,22 +48,31 @@ def write_transactions(path: Path, rows: int, seed: int, *, client: str) -> None
     start, end = day_window(DAYS[0])
     with duckdb.connect(str(database)) as connection:
         connection.execute(
-            f"CREATE TABLE base AS SELECT * REPLACE (created_at AS updated_at) FROM {RESOURCE} "
+            f"CREATE TABLE base AS SELECT * FROM (SELECT * FROM {RESOURCE} "
             f"WHERE created_at >= {start} AND created_at < {end} "
-            f"ORDER BY hash(guid, {seed}) LIMIT {base}"
+            f"ORDER BY hash(guid, {seed}) LIMIT {base}) ORDER BY created_at"
         )
         copies = -(-rows // base)
-        moved = f"{start} + (created_at - {start} + copy * {_APART_SECONDS}) % {end - start}"
-        connection.execute(
-            f"COPY (SELECT base.* REPLACE ({moved} AS created_at, {moved} AS updated_at, "
-            "CASE WHEN copy = 0 THEN guid ELSE 'TRN-' || md5(guid || copy)::UUID::VARCHAR END "
-            f"AS guid) FROM base, range({copies}) AS copies(copy) ORDER BY created_at, copy "
-            f"LIMIT {rows}) TO '{path}' (FORMAT parquet)"
-        )
-        (written,) = connection.execute(f"SELECT count(*) FROM '{path}'").fetchall()[0]
+        written = 0
+        with pq.ParquetWriter(path, connection.table("base").to_arrow_table().schema) as writer:
+            for copy in range(copies):
+                part = connection.sql(_moved(copy, copies, start, end)).to_arrow_table()
+                part = part.slice(0, rows - written)
+                writer.write_table(part, row_group_size=_GROUP_ROWS)
+                written += part.num_rows
     database.unlink()
     if written != rows:
         raise RuntimeError(f"{written} records were made, not {rows}")
+
+
+def _moved(copy: int, copies: int, start: int, end: int) -> str:
+    """Give the query for one part of the day."""
+    moment = f"{start + (end - start) * copy // copies} + (created_at - {start}) // {copies}"
+    guid = f"'TRN-' || md5(guid || {copy})::UUID::VARCHAR" if copy else "guid"
+    return (
+        f"SELECT * REPLACE ({moment} AS created_at, {moment} AS updated_at, {guid} AS guid) "
+        "FROM base"
+    )
 
 
 def write_days(path: Path, *, clients: Mapping[str, float], seed: int) -> None:

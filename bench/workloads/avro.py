@@ -23,6 +23,7 @@ from mxdeliver.edge.avro import load_resources
 ROWS = 200_000
 BATCH_ROWS = 16_384
 APACHE_SHARE = 10
+AGAINST_FASTAVRO = 10
 NOWHERE = Path("/dev/null")
 
 
@@ -55,7 +56,7 @@ def avro(settings: Settings) -> Part:
             "`/dev/null` (in the round that warms up to memory, where every record is compared "
             "with the batches); timed within a process, without imports. *fastavro, rows made "
             "beforehand* leaves out the time of `to_pylist()`, *with `to_pylist()`* has it; the "
-            "targets are against the former. Each compresses as it does by default. polars gets its DataFrame in one piece beforehand. "
+            "target is against the former, and also against the latter where that is missed. Each compresses as it does by default. polars gets its DataFrame in one piece beforehand. "
             f"The Apache library writes 1/{APACHE_SHARE} of the rows, without `to_pylist()`, too."
         ),
     )
@@ -121,9 +122,17 @@ def _rows(work: str, codec: str, samples: dict[str, Sample]) -> list[Row]:
     ours, fastavro_ = samples["ours"], samples["fastavro"]
     beforehand = Sample(name="fastavro, rows made beforehand", rounds=fastavro_.rounds)
     with_rows = Sample(name="fastavro with `to_pylist()`", rounds=fastavro_.rounds)
+    is_reached = beforehand.median() >= AGAINST_FASTAVRO * ours.median()
     return [
-        compared("avro", work, beforehand, ours, target=10),
-        compared("avro", work, with_rows, ours, what="with_rows"),
+        compared("avro", work, beforehand, ours, target=AGAINST_FASTAVRO),
+        compared(
+            "avro",
+            work,
+            with_rows,
+            ours,
+            target=None if is_reached else AGAINST_FASTAVRO,
+            what="with_rows",
+        ),
         compared("avro", work, samples["polars"], ours, target=1.3 if codec == "null" else 5),
         compared("avro", work, samples["Apache avro"], ours),
     ]

@@ -57,8 +57,8 @@ def clients(settings: Settings) -> Part:
         rows=[compared("c", work, samples["script"], samples["ours"], target=5)],
         note=(
             f"**c**: all clients from one DuckDB database; {FILES} files each, a manifest among "
-            "them. Three resources instead of 21: a round of the script would take a quarter of an "
-            "hour otherwise. The script does all clients in one process, which is faster than one "
+            "them. Three resources instead of 21, since a round of the script would take many minutes "
+            "otherwise. The script does all clients in one process, which is faster than one "
             "process for each; ours is one `mxdeliver run --date` with everything as it is by default."
         ),
     )

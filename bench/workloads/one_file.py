@@ -32,7 +32,7 @@ def one_file(settings: Settings) -> Part:
                 prepare=ground.empty,
                 run=lambda: measure(sys.executable, "-m", module, plan, memory=True),
                 check=delivered.look,
-                budget=200,
+                budget=120,
             )
 
         def ours() -> Measured:
