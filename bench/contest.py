@@ -10,9 +10,11 @@ from pathlib import Path
 
 from bench.measure import Measured
 
-FEWEST_ROUNDS = 3
 BUDGET_SECONDS = 40
-"""Once the rounds of a contestant have taken so long, and there were three, it makes no more."""
+"""Once the rounds of a contestant have taken so long, and were enough, it makes no more."""
+_ENOUGH_ROUNDS = 3
+_ENOUGH_LONG_ROUNDS = 2
+_LONG_SECONDS = 55
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,6 @@ class Sample:
     name: str
     scale: float = 1
     rounds: list[Measured] = field(default_factory=list)
-    spent: float = 0
 
     def values(self, what: str = "seconds") -> list[float]:
         """Give the rounds' values of `seconds`, `peak_bytes` or something that a process told."""
@@ -66,6 +67,13 @@ class Sample:
         if what == "peak_bytes":
             return [float(one.peak_bytes) for one in self.rounds]
         return [one.told[what] * self.scale for one in self.rounds]
+
+    def is_enough(self, budget: float) -> bool:
+        """Tell whether there were so many rounds, and so long ones, that no more are to be made."""
+        spent = sum(one.seconds for one in self.rounds)
+        is_long = spent > _LONG_SECONDS * len(self.rounds)
+        enough = _ENOUGH_LONG_ROUNDS if is_long else _ENOUGH_ROUNDS
+        return len(self.rounds) >= enough and spent > budget
 
     def median(self, what: str = "seconds") -> float:
         """Give the median of those."""
@@ -84,11 +92,10 @@ def compete(settings: Settings, title: str, contestants: Sequence[Contestant]) -
         first = number % len(contestants)
         for one in (*contestants[first:], *contestants[:first]):
             sample = samples[one.name]
-            if number >= FEWEST_ROUNDS and sample.spent > one.budget:
+            if sample.is_enough(one.budget):
                 continue
             one.prepare()
             sample.rounds.append(one.run())
-            sample.spent += sample.rounds[-1].seconds
             _say(f"{title}: {one.name}: {sample.rounds[-1].seconds:.3f} s")
     return samples
 

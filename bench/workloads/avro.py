@@ -13,16 +13,17 @@ import fastavro
 import pyarrow as pa
 
 from bench.checks import require, same_records
-from bench.contest import Contestant, Sample, Settings, compete
+from bench.contest import BUDGET_SECONDS, Contestant, Sample, Settings, compete
 from bench.data import RESOURCE, write_transactions
 from bench.ground import guid
 from bench.measure import Measured, timed_by_itself
 from bench.report import Part, Row, compared
 from mxdeliver.edge.avro import load_resources
 
-ROWS = 200_000
+ROWS = 100_000
 BATCH_ROWS = 16_384
 APACHE_SHARE = 10
+APACHE_BUDGET = 10
 AGAINST_FASTAVRO = 10
 NOWHERE = Path("/dev/null")
 
@@ -88,7 +89,11 @@ def _input(folder: Path, parquet: Path, rows: int, width: int) -> Input:
 
 def _contestants(settings: Settings, made: Input, codec: str) -> list[Contestant]:
     def contestant(
-        name: str, run: Callable[[Path], Measured], data: Path, scale: float = 1
+        name: str,
+        run: Callable[[Path], Measured],
+        data: Path,
+        scale: float = 1,
+        budget: float = BUDGET_SECONDS,
     ) -> Contestant:
         target = [settings.memory / "out.avro"]  # nowhere once it was checked
 
@@ -97,7 +102,9 @@ def _contestants(settings: Settings, made: Input, codec: str) -> list[Contestant
             target[0].unlink()
             target[0] = NOWHERE
 
-        return Contestant(name=name, run=lambda: run(target[0]), check=check, scale=scale)
+        return Contestant(
+            name=name, run=lambda: run(target[0]), check=check, scale=scale, budget=budget
+        )
 
     def peer(library: str, data: Path) -> Callable[[Path], Measured]:
         return lambda output: timed_by_itself(
@@ -114,7 +121,9 @@ def _contestants(settings: Settings, made: Input, codec: str) -> list[Contestant
             made.whole,
         ),
         contestant("polars", peer("polars", made.whole), made.whole),
-        contestant("Apache avro", peer("apache", made.tenth), made.tenth, APACHE_SHARE),
+        contestant(
+            "Apache avro", peer("apache", made.tenth), made.tenth, APACHE_SHARE, APACHE_BUDGET
+        ),
     ]
 
 
