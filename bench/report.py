@@ -129,12 +129,13 @@ def page(parts: Sequence[Part], machine: Sequence[str], seed: int, rounds: int) 
         "# mxdeliver beside what people would use instead",
         "",
         (
-            f"`make bench`, seed {seed}. Everybody runs in turn on the same machine, {rounds} rounds after "
-            "one that warms up, in which what everybody made is checked: decrypted and equal record by "
-            "record, or byte for byte. Whoever has taken {BUDGET_SECONDS} seconds in three or more "
-            "rounds, or in two of a minute, makes no more. Times are of whole processes from start to end unless a note says otherwise; ratios are of medians. The "
-            "server is OpenSSH on this machine; its directory is in memory, what mxdeliver and the script "
-            "keep is on the disk."
+            f"`make bench`, seed {seed}. Everybody runs in turn on the same machine, {rounds} rounds "
+            "after one that warms up, in which what everybody made is checked: decrypted and equal "
+            f"record by record, or byte for byte. Whoever has taken {BUDGET_SECONDS} seconds in three "
+            "or more rounds, or in two of a minute, makes no more. Times are of whole processes from "
+            "start to end unless a note says otherwise; ratios are of medians. The server is OpenSSH "
+            "on this machine; its directory is in memory, what mxdeliver and the script keep is on "
+            "the disk."
         ),
         "",
         f"**{wanted - missed} of {wanted} targets are reached{'' if missed else ', all of them'}.**",
