@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.contest import Sample
+from bench.contest import BUDGET_SECONDS, Sample
 
 HEADER = (
     "| | work | instead | its median (spread) | ours: median (spread) | rounds | target | reached |",

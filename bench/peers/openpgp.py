@@ -1,8 +1,8 @@
-"""The OpenPGP libraries, on one file.
+"""The OpenPGP programs and libraries, on one file.
 
     python -m bench.peers.openpgp pysequoia|pgpy FILE KEY OUTPUT
 
-Timed without imports and reading the key. pgpy knows whole messages only: it has the file in memory,
+The libraries are timed without imports and reading the key. pgpy knows whole messages only: it has the file in memory,
 and gives one that is written in one piece; compression is off for both.
 """
 
@@ -14,6 +14,21 @@ import warnings
 from pathlib import Path
 
 from bench.measure import Growth, tell
+
+
+def gpg_command(home: Path, key: Path, plain: Path) -> list[str]:
+    """Give gpg's command line; the message goes to standard output."""
+    return [
+        "gpg", "--homedir", str(home), "--batch", "--quiet", "--yes", "--no-auto-check-trustdb",
+        "--trust-model", "always", "--compress-algo", "none", "--recipient-file", str(key),
+        "--output", "-", "--encrypt", str(plain),
+    ]  # fmt: skip
+
+
+def sqop_command(key: Path, plain: Path) -> list[str]:
+    """Give sqop's command line; the message goes to standard output."""
+    encrypt = 'exec sqop encrypt --no-armor "$1" < "$2"'
+    return ["sh", "-c", encrypt, "sh", str(key), str(plain)]
 
 
 def with_pysequoia(path: str, key: str, output: str) -> None:

@@ -10,6 +10,7 @@ from bench.contest import Contestant, Settings, compete
 from bench.data import write_noise
 from bench.ground import Ground, set_up
 from bench.measure import Measured, measure, timed_by_itself
+from bench.peers.openpgp import gpg_command, sqop_command
 from bench.report import Part, compared, limited, megabytes
 
 SIZE = 1_000_000_000
@@ -76,26 +77,7 @@ def _contestants(ground: Ground, folder: Path, plain: Path, tenth: Path) -> list
     return [
         contestant(
             "gpg",
-            lambda output: measure(
-                "gpg",
-                "--homedir",
-                ground.gnupg_home,
-                "--batch",
-                "--quiet",
-                "--yes",
-                "--no-auto-check-trustdb",
-                "--trust-model",
-                "always",
-                "--compress-algo",
-                "none",
-                "--recipient-file",
-                key,
-                "--output",
-                "-",
-                "--encrypt",
-                plain,
-                output=output,
-            ),
+            lambda output: measure(*gpg_command(ground.gnupg_home, key, plain), output=output),
         ),
         contestant(
             "ours", lambda output: timed_by_itself("bench.ours", "openpgp", plain, key, output)
@@ -104,18 +86,7 @@ def _contestants(ground: Ground, folder: Path, plain: Path, tenth: Path) -> list
             "pysequoia",
             lambda output: timed_by_itself("bench.peers.openpgp", "pysequoia", plain, key, output),
         ),
-        contestant(
-            "sqop",
-            lambda output: measure(
-                "sh",
-                "-c",
-                'exec sqop encrypt --no-armor "$1" < "$2"',
-                "sh",
-                key,
-                plain,
-                output=output,
-            ),
-        ),
+        contestant("sqop", lambda output: measure(*sqop_command(key, plain), output=output)),
         contestant(
             "pgpy",
             lambda output: timed_by_itself("bench.peers.openpgp", "pgpy", tenth, key, output),
