@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 _POLL_SECONDS = 0.02
 _STATUS_LINE = "VmRSS:"
@@ -15,35 +17,79 @@ _STATUS_LINE = "VmRSS:"
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Wall-clock seconds, and the most resident memory (bytes) that all processes had together."""
+    """Wall-clock seconds, and the most resident memory (bytes) that all processes had together.
+
+    `told` is what a process said of itself, where it took the time or the memory.
+    """
 
     seconds: float
-    peak_bytes: int
-    output: str
+    peak_bytes: int = 0
+    output: str = ""
+    told: dict[str, Any] = field(default_factory=dict)
 
 
-def measure(*command: str | Path) -> Measured:
-    """Run a command to its end; CalledProcessError with its output shown if it fails."""
+def measure(
+    *command: str | Path,
+    memory: bool = False,
+    text: str | None = None,
+    output: Path | None = None,
+    allowed: tuple[int, ...] = (0,),
+) -> Measured:
+    """Run a command to its end; CalledProcessError with its output shown if it fails.
+
+    Its memory is looked at only with `memory`, since looking takes time from everybody. `text` goes
+    to its standard input; its standard output is kept, or written to the file `output`.
+    """
     started = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8") as process:
-        peak = 0
-        ended = threading.Event()
-
-        def watch() -> None:
-            nonlocal peak
-            while not ended.wait(_POLL_SECONDS):
-                peak = max(peak, sum(_resident(one) for one in _family(process.pid)))
-
-        watching = threading.Thread(target=watch)
-        watching.start()
-        output, _ = process.communicate()
+    with (
+        (output or Path("/dev/null")).open("wb") as sink,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL if text is None else subprocess.PIPE,
+            stdout=subprocess.PIPE if output is None else sink,
+            encoding="utf-8",
+        ) as process,
+    ):
+        watched = _Watch(process.pid) if memory else None
+        said, _ = process.communicate(text)
         seconds = time.perf_counter() - started
-        ended.set()
-        watching.join()
-    if process.returncode:
-        sys.stderr.write(output)
+        peak = watched.end() if watched else 0
+    if process.returncode not in allowed:
+        sys.stderr.write(said or "")
         raise subprocess.CalledProcessError(process.returncode, command)
-    return Measured(seconds=seconds, peak_bytes=peak, output=output)
+    return Measured(seconds=seconds, peak_bytes=peak, output=said or "")
+
+
+def timed_by_itself(*arguments: str | Path) -> Measured:
+    """Run a module of ours that takes its own time: its last line is JSON with `seconds`."""
+    measured = measure(sys.executable, "-m", *arguments)
+    told = json.loads(measured.output.splitlines()[-1])
+    return replace(measured, seconds=told["seconds"], told=told)
+
+
+def tell(seconds: float, **more: object) -> None:
+    """Say, in such a module, what was measured."""
+    print(json.dumps({"seconds": seconds, **more}))
+
+
+class _Watch:
+    """Looks at the memory of a family of processes until it is told to end."""
+
+    def __init__(self, process: int) -> None:
+        self._process = process
+        self._peak = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self._thread.start()
+
+    def _look(self) -> None:
+        while not self._ended.wait(_POLL_SECONDS):
+            self._peak = max(self._peak, sum(_resident(one) for one in _family(self._process)))
+
+    def end(self) -> int:
+        self._ended.set()
+        self._thread.join()
+        return self._peak
 
 
 def _family(process: int) -> list[int]:
@@ -64,7 +110,27 @@ def _resident(process: int) -> int:
         status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
     except OSError:
         return 0
+    return _in_status(status, _STATUS_LINE)
+
+
+def _in_status(status: str, name: str) -> int:
     for line in status.splitlines():
-        if line.startswith(_STATUS_LINE):
+        if line.startswith(name):
             return int(line.split()[1]) * 1024
     return 0  # a zombie
+
+
+class Growth:
+    """How far the memory of this process grows beyond what it has at the beginning."""
+
+    def __init__(self) -> None:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # VmHWM begins anew
+        self._before = _in_status(_own_status(), _STATUS_LINE)
+
+    def bytes(self) -> int:
+        """Give the growth to the highest point so far."""
+        return _in_status(_own_status(), "VmHWM:") - self._before
+
+
+def _own_status() -> str:
+    return Path("/proc/self/status").read_text(encoding="ascii")
