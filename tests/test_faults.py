@@ -32,8 +32,9 @@ from tests.support.attempts import (
     site_of,
 )
 from tests.support.certificates import GnuPG
+from tests.support.invariants import watched
 from tests.support.openssh import OpenSSHServer
-from tests.support.outcomes import fill, run_day, small_deployment
+from tests.support.outcomes import assert_log_is_valid, fill, run_day, small_deployment
 from tests.support.programmable import ProgrammableServer
 from tests.support.proxy import Proxy
 
@@ -270,6 +271,52 @@ def test_during_a_rotation_the_old_and_the_new_host_key_are_both_accepted(tmp_pa
             with connect(endpoint, one.credentials(), today=today) as session:
                 assert isinstance(session, Session)
                 assert session.facts.host_key == one.pins[kind]
+
+
+@pytest.mark.parametrize(
+    ("cipher", "shown"),
+    [
+        ("aes256-gcm@openssh.com", "aes256-gcm@openssh.com"),
+        ("aes128-ctr", "aes128-ctr, hmac-sha2-256-etm@openssh.com"),
+    ],
+)
+def test_a_server_without_the_strict_key_exchange_is_delivered_to_and_named_with_its_ciphers(
+    tmp_path, cipher, shown
+):
+    with ProgrammableServer(tmp_path) as server:
+        party = one_day(tmp_path, server)
+        assert attempt(party).outcome is Outcome.DELIVERED
+    assert told_not_strict(party) == [], "asyncssh knows it"
+    server = ProgrammableServer(tmp_path)
+    server.strict_key_exchange = False
+    exchange = "ecdh-sha2-nistp256"
+    server.settings = {"encryption_algs": [cipher], "kex_algs": [exchange]}
+    with server:
+        party = one_day(server.root, server)
+        with watched(party.deployment, party):
+            assert attempt(party).outcome is Outcome.DELIVERED
+        (warning,) = told_not_strict(party)
+    assert warning["level"] == "warning"
+    assert (warning["host"], warning["port"]) == ("127.0.0.1", server.port)
+    assert f"127.0.0.1:{server.port} does not know the strict key exchange" in warning["message"]
+    assert f"negotiated were {exchange}, {shown}, which are" in warning["message"]
+    assert_log_is_valid(party.deployment)
+
+
+def told_not_strict(party):
+    lines = party.deployment.log_lines()
+    return [line for line in lines if line["event"] == "connection.not_strict"]
+
+
+def test_a_server_without_it_that_speaks_only_what_needs_it_is_refused(tmp_path):
+    server = ProgrammableServer(tmp_path)
+    server.strict_key_exchange = False
+    server.settings = {"encryption_algs": ["chacha20-poly1305@openssh.com", "aes256-cbc"]}
+    with server:
+        party = one_day(tmp_path, server)
+        result = attempt(party)
+        assert (result.outcome, result.error.code) == (Outcome.PARKED, "SSH_ALGO_MISMATCH")
+        assert server.user_names == []
 
 
 @pytest.mark.parametrize("cipher", ["chacha20-poly1305@openssh.com", "aes256-cbc"])

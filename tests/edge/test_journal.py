@@ -49,11 +49,18 @@ EXAMPLES = {
     "delivery.parked": {**ERROR, "error_code": "AUTH_FAILED", "retryable": False},
     "run.finished": {"seconds": 12},
     "key.expiring": {"client_guid": DELIVERY["client_guid"]},
+    "connection.not_strict": {**DELIVERY, "host": "sftp.example", "port": 8022},
 }
 WITHOUT_ATTEMPT = {
     (event, "attempt") for event in ("delivery.retrying", "delivery.failed", "delivery.parked")
 }
-WARNINGS = {"delivery.retrying", "delivery.failed", "delivery.parked", "key.expiring"}
+WARNINGS = {
+    "delivery.retrying",
+    "delivery.failed",
+    "delivery.parked",
+    "key.expiring",
+    "connection.not_strict",
+}
 
 
 def open_journal(path, **options):

@@ -87,6 +87,8 @@ class ProgrammableServer:
         """Awaited when a password has arrived, before it is judged."""
         self.at_name: Callable[[ProgrammableServer], Awaitable[None]] | None = None
         """Awaited when a user name has arrived, before it is answered."""
+        self.strict_key_exchange = True
+        """Off: the server is as one written before 2024, when the Terrapin attack was answered."""
         self.change_password = False
         self.offers_sftp = True
         self.limits: asyncssh.SFTPLimits | None = None
@@ -244,6 +246,15 @@ class _FileHash:
         return String("check-file") + String("sha256") + self._digest
 
 
+class _NotStrict(asyncssh.SSHServerConnection):
+    """A connection that neither offers nor keeps to the strict key exchange."""
+
+    _strict_kex = property(lambda _: False, lambda _, _value: None)
+
+    def _get_extra_kex_algs(self) -> list[bytes]:
+        return [b"ext-info-s"]
+
+
 class _Login(asyncssh.SSHServer):
     def __init__(self, server: ProgrammableServer) -> None:
         self._server = server
@@ -251,6 +262,8 @@ class _Login(asyncssh.SSHServer):
         self._connection: asyncssh.SSHServerConnection | None = None
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        if not self._server.strict_key_exchange:
+            conn.__class__ = _NotStrict  # asyncssh has no setting for it
         self._connection = conn
         self._server.login = conn
 

@@ -169,6 +169,8 @@ class Session:
             host_key=key_sha256(connection.host_key),
             server=peer_text(connection.transport.remote_version),
             extensions=frozenset(engine.extensions),
+            is_strict=connection.transport.is_strict,
+            negotiated=connection.transport.negotiated,
         )
 
     def check_directory(self) -> None:
