@@ -49,6 +49,13 @@ EXAMPLES = {
     "delivery.parked": {**ERROR, "error_code": "AUTH_FAILED", "retryable": False},
     "run.finished": {"seconds": 12},
     "key.expiring": {"client_guid": DELIVERY["client_guid"]},
+    "name.unknown": {
+        **DELIVERY,
+        "attempt": 3,
+        "error_code": "DNS_FAILED",
+        "host": "sftp.example",
+        "port": 8022,
+    },
     "connection.not_strict": {**DELIVERY, "host": "sftp.example", "port": 8022},
 }
 WITHOUT_ATTEMPT = {
@@ -60,6 +67,7 @@ WARNINGS = {
     "delivery.parked",
     "key.expiring",
     "connection.not_strict",
+    "name.unknown",
 }
 
 
