@@ -130,7 +130,7 @@ class ProgrammableServer:
 
     def credentials(self, **changes: Any) -> Credentials:
         """Give the right password, with `changes` made."""
-        return replace(Credentials(password=Secret(PASSWORD.encode())), **changes)
+        return replace(Credentials(password=Secret(self.password.encode())), **changes)
 
     def abort(self) -> None:
         """Reset the connection of whoever logs in at this moment; to be called by the hooks."""
@@ -287,7 +287,7 @@ class _Login(asyncssh.SSHServer):
             await self._server.verdict(self._server)
         if self._server.change_password:
             raise asyncssh.PasswordChangeRequired("change it")
-        return password == PASSWORD
+        return password == self._server.password
 
     def kbdint_auth_supported(self) -> bool:
         return self._server.prompts is not None
@@ -305,7 +305,7 @@ class _Login(asyncssh.SSHServer):
         self._rounds += 1
         if self._rounds < len(self._server.prompts):
             return self._challenge()
-        return list(responses) == [PASSWORD] or (not responses and self._rounds > 1)
+        return list(responses) == [self._server.password] or (not responses and self._rounds > 1)
 
     def _challenge(self) -> Any:
         assert self._server.prompts is not None
