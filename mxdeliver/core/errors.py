@@ -358,7 +358,7 @@ class SpoolIO(SlowTransient):
     """The spool's disk does not read or write."""
 
     code = "SPOOL_IO"
-    remedy = "Look at the disk under `state_dir` (read-only, failing, unmounted)."
+    remedy = "Look at the disk under `state_dir` (read-only, failing, unmounted, over quota)."
 
 
 class SpoolMode(Fatal):
