@@ -107,6 +107,25 @@ def test_a_server_that_lies_about_sizes_is_not_believed(party, server):
     assert party.received() == sealed(party)
 
 
+def test_a_server_that_tells_no_case_apart_is_delivered_to_and_nothing_there_replaced(
+    party, server
+):
+    """F88: as on Windows, where what lies under our name in small letters is in its way."""
+    server.ignores_case = True
+    theirs = party.directory / f"{party.guid}.{DAY}.users.updated.avro.pgp".lower()
+    theirs.write_bytes(b"theirs")
+    with watched(party.deployment, party, foreign=frozenset({theirs.name})):
+        result = attempt(party)
+        assert (result.outcome, result.error.code) == (Outcome.PARKED, "REMOTE_CONFLICT")
+        assert theirs.read_bytes() == b"theirs"
+        assert not any("manifest" in name for name in party.received())
+        theirs.unlink()
+        resume(party)
+        assert attempt(party).outcome is Outcome.DELIVERED
+    assert is_whole(party)
+    assert party.received() == sealed(party)
+
+
 def test_answers_in_another_order_and_given_twice_make_no_difference(party, server):
     held = []
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import socket
 import struct
 import tempfile
@@ -91,6 +92,8 @@ class ProgrammableServer:
         """Off: the server is as one written before 2024, when the Terrapin attack was answered."""
         self.change_password = False
         self.offers_sftp = True
+        self.ignores_case = False
+        """A file is found under its name in capitals, too, as on Windows."""
         self.limits: asyncssh.SFTPLimits | None = None
         """What is answered to limits@openssh.com."""
         self.file_hash: Callable[[bytes], bytes] | None = None
@@ -315,8 +318,18 @@ class _Login(asyncssh.SSHServer):
 class _Files(asyncssh.SFTPServer):
     def __init__(self, server: ProgrammableServer, channel: Any) -> None:
         super().__init__(channel, chroot=str(server.root).encode())
+        self._ignores_case = server.ignores_case
         for name in _OPERATIONS:
             setattr(self, name, self._hooked(server, name, getattr(super(), name)))
+
+    def map_path(self, path: bytes) -> bytes:
+        """Give the local path, of a file that is there already where only the case differs."""
+        local: bytes = super().map_path(path)
+        if not self._ignores_case:
+            return local
+        wanted = Path(os.fsdecode(local))
+        same = (one for one in wanted.parent.iterdir() if one.name.lower() == wanted.name.lower())
+        return os.fsencode(next(same, wanted))
 
     def _hooked(
         self, server: ProgrammableServer, name: str, operation: Callable[..., Any]
