@@ -49,7 +49,9 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def party(tmp_path, server):
-    return one_day(tmp_path, server, rows=ROWS)
+    made = one_day(tmp_path, server, rows=ROWS)
+    with watched(made.deployment, made, delivered=False):
+        yield made
 
 
 def attempt_with(party, **changes):
@@ -231,7 +233,8 @@ def test_each_clients_records_go_to_its_own_directory_for_its_own_key(tmp_path, 
     deployment = small_deployment(tmp_path, server)
     parties = [deployment.add_client(f"Bank {n}", key=n, resources=["users"]) for n in range(2)]
     fill(deployment)
-    assert run_day(deployment).status == 0
+    with watched(deployment, *parties, secret_key=None):
+        assert run_day(deployment).status == 0
     for party in parties:
         own, other = party.guid, next(one.guid for one in parties if one is not party)
         plain = party.decrypted()  # with this client's key alone

@@ -66,7 +66,8 @@ def test_only_allowed_answers_of_one_resolution_are_connected_to(tmp_path, serve
         for name in answers
     }
     fill(deployment)
-    with Nameserver(answers) as names:
+    allowed = [party["mixed"], party["rebinding"]]
+    with watched(deployment, *allowed, delivered=False), Nameserver(answers) as names:
         outcome = run_with(names, deployment, tmp_path)
     assert select.select(traps, [], [], 0)[0] == [], "somebody was connected to"
     for name in ("servfail", "nxdomain"):

@@ -8,6 +8,7 @@ import signal
 
 import pytest
 
+from tests.support.invariants import everyone_watched
 from tests.support.nameserver import SILENCE, Nameserver
 from tests.support.openssh import OpenSSHServer, wait_until
 from tests.support.outcomes import (
@@ -34,7 +35,8 @@ def server(tmp_path_factory):
 @pytest.fixture
 def deployment(tmp_path, server):
     made = small_deployment(tmp_path, server)
-    yield made
+    with everyone_watched(made):
+        yield made
     assert_log_is_valid(made)
 
 
