@@ -404,19 +404,51 @@ def test_a_flipped_bit_is_never_accepted(server: OpenSSHServer, bytes_to_log_in:
             opened(server.endpoint(port=proxy.port), server.credentials())
 
 
-@pytest.mark.parametrize("tenths", range(10))
-def test_a_peer_that_falls_silent_anywhere_is_given_up_in_time(
-    server: OpenSSHServer, bytes_to_log_in: int, tenths: int
-) -> None:
-    def swallow(data: bytes, from_client: bool) -> bytes:
-        silent = not from_client and proxy.seen > bytes_to_log_in * tenths / 10
-        return b"" if silent else data
+ANSWERS = range(11)
+"""What the server says until a session is open: banner, key exchange, login, channel, SFTP's INIT."""
 
+
+@contextmanager
+def silent_after(server: OpenSSHServer, answers: int) -> Iterator[Proxy]:
+    """Let nothing pass from the server any more once it has said so many things."""
+
+    def swallow(data: bytes, from_client: bool) -> bytes:
+        if not from_client:
+            said.append(data)
+        return data if from_client or len(said) <= answers else b""
+
+    said: list[bytes] = []
     with Proxy(server.port) as proxy:
         proxy.spoil = swallow
-        limits = replace(SHORT, banner=0.5, key_exchange=0.5, authentication=0.4, session=0.4)
-        with pytest.raises((SshBanner, Stalled, AuthFailed, SftpUnavailable)):
+        yield proxy
+
+
+@pytest.mark.parametrize("answers", ANSWERS)
+def test_a_peer_that_falls_silent_anywhere_is_given_up_in_time_and_tried_again(
+    server: OpenSSHServer, answers: int
+) -> None:
+    limits = replace(SHORT, banner=0.5, key_exchange=0.5, authentication=0.4, session=0.4)
+    with silent_after(server, answers) as proxy:
+        started = time.monotonic()
+        with pytest.raises((SshBanner, Stalled, AuthFailed)) as caught:
             opened(server.endpoint(port=proxy.port), server.credentials(), limits=limits)
+        assert time.monotonic() - started < 5
+    assert "in time" in str(caught.value) or caught.value.retryable
+
+
+@pytest.mark.parametrize("answers", ANSWERS)
+def test_a_stop_request_ends_the_wait_for_a_silent_peer_anywhere(
+    server: OpenSSHServer, answers: int
+) -> None:
+    with silent_after(server, answers) as proxy:
+        started = time.monotonic()
+        with pytest.raises(StopRequested):
+            opened(
+                server.endpoint(port=proxy.port),
+                server.credentials(),
+                stop=lambda: time.monotonic() > started + 0.3,
+            )
+        assert time.monotonic() - started < 5
 
 
 def test_unsafe_algorithms_are_refused_naming_both_sides(tmp_path: Path) -> None:
@@ -673,9 +705,8 @@ def test_a_server_without_sftp_is_said_so(programmable: ProgrammableServer) -> N
         b"\x00\x00\x00\x01\x02",
         b"Welcome! This account is currently not available.\n",
         b"\x00\x00\x00\x0b\x02\x00\x00\x00\x03\x00\x00\x00\xff--",
-        b"",
     ],
-    ids=["another version", "cut short", "text", "bad extension", "silence"],
+    ids=["another version", "cut short", "text", "bad extension"],
 )
 def test_an_sftp_server_that_does_not_speak_version_3_is_said_so(
     programmable: ProgrammableServer, answer: bytes
@@ -687,6 +718,25 @@ def test_an_sftp_server_that_does_not_speak_version_3_is_said_so(
     programmable.raw = raw
     with pytest.raises(SftpUnavailable):
         opened(programmable.endpoint(), programmable.credentials(), limits=replace(SHORT, banner=5))
+
+
+def test_where_the_channel_ends_there_is_no_sftp_and_where_the_connection_ends_it_is_lost(
+    programmable: ProgrammableServer,
+) -> None:
+    async def hang_up(reader: object, writer: object) -> None:
+        await reader.read(1)  # type: ignore[attr-defined]
+        writer.close()  # type: ignore[attr-defined]
+
+    async def break_down(reader: object, _writer: object) -> None:
+        await reader.read(1)  # type: ignore[attr-defined]
+        programmable.abort()
+
+    programmable.raw = hang_up
+    with pytest.raises(SftpUnavailable):
+        opened(programmable.endpoint(), programmable.credentials())
+    programmable.raw = break_down
+    with pytest.raises(ConnectionLost):
+        opened(programmable.endpoint(), programmable.credentials())
 
 
 def test_a_peer_that_is_stopped_is_noticed(tmp_path: Path) -> None:
