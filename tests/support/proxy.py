@@ -69,9 +69,12 @@ def _lose(connection: socket.socket, share: float) -> None:
 
 
 class Proxy:
-    """Passes every connection on to a port of 127.0.0.1; a context manager."""
+    """Passes every connection on to a port of 127.0.0.1; a context manager.
 
-    def __init__(self, target_port: int, *, one_way: float = 0) -> None:
+    `buffer` is how many bytes the kernel keeps for it of what it has not read yet, instead of megabytes.
+    """
+
+    def __init__(self, target_port: int, *, one_way: float = 0, buffer: int | None = None) -> None:
         self.target = target_port
         self.one_way = one_way
         self.cut_after: int | None = None
@@ -92,6 +95,8 @@ class Proxy:
         self.answered = 0
         self.connections = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
+        if buffer is not None:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         self.port: int = self._listener.getsockname()[1]
         self._seen_of: dict[int, int] = {}
         self._passed_at: dict[int, float] = {}
