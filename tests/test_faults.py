@@ -5,12 +5,13 @@ docs/guarantees.md lists which test shows which fault.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import duckdb
+import paramiko
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import IntegrityError
@@ -344,9 +345,27 @@ def test_a_connection_is_opened_once_for_all_files_and_only_when_they_are_sealed
     assert order.index("bundle.sealed") < order.index("connection.opened")
 
 
-def test_no_directory_is_ever_listed(tmp_path):
+NEVER = {
+    "scandir": lambda client: client.listdir("/incoming"),
+    "setstat": lambda client: client.chmod("/incoming", 0o755),
+    "mkdir": lambda client: client.mkdir("/incoming/new"),
+    "symlink": lambda client: client.symlink("nowhere", "/incoming/link"),
+    "readlink": lambda client: client.readlink("/incoming/link"),
+}
+
+
+def test_no_directory_is_ever_listed_or_made_no_attribute_set_and_no_link_touched(tmp_path):
     with ProgrammableServer(tmp_path) as server:
         party = one_day(tmp_path, server)
-        assert attempt(party).outcome is Outcome.DELIVERED
-        assert "rename" in server.operations
-        assert not {"listdir", "scandir", "opendir", "readdir"} & set(server.operations)
+        with watched(party.deployment, party):
+            assert attempt(party).outcome is Outcome.DELIVERED
+        asked_for = set(server.operations)
+        assert "rename" in asked_for
+        assert not asked_for & {*NEVER, "fsetstat", "lsetstat", "rmdir", "link"}
+        with paramiko.Transport(("127.0.0.1", server.port)) as transport:
+            transport.connect(username=server.username, password=server.password)
+            client = paramiko.SFTPClient.from_transport(transport)
+            for name, ask in NEVER.items():
+                with suppress(OSError):
+                    ask(client)
+                assert name in server.operations, "it would have been seen"

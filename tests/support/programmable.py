@@ -42,7 +42,8 @@ PASSWORD = "a-password-for-this-test"
 _CHECK_FILE = b"check-file-name"
 _OPERATIONS = (
     "open", "close", "write", "read", "lstat", "stat", "fstat", "fsync", "rename", "posix_rename",
-    "remove", "statvfs",
+    "remove", "statvfs", "setstat", "fsetstat", "lsetstat", "mkdir", "rmdir", "readlink", "symlink",
+    "link",
 )  # fmt: skip
 
 
@@ -319,8 +320,14 @@ class _Files(asyncssh.SFTPServer):
     def __init__(self, server: ProgrammableServer, channel: Any) -> None:
         super().__init__(channel, chroot=str(server.root).encode())
         self._ignores_case = server.ignores_case
+        self._operations = server.operations
         for name in _OPERATIONS:
             setattr(self, name, self._hooked(server, name, getattr(super(), name)))
+
+    def scandir(self, path: bytes) -> Any:
+        """List a directory; no hook is asked."""
+        self._operations.append("scandir")
+        return super().scandir(path)
 
     def map_path(self, path: bytes) -> bytes:
         """Give the local path, of a file that is there already where only the case differs."""
