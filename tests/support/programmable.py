@@ -103,6 +103,7 @@ class ProgrammableServer:
         """Further arguments for asyncssh.listen, set before entering."""
         self.login: asyncssh.SSHServerConnection | None = None
         self.port = 0
+        self._logins: list[asyncssh.SSHServerConnection] = []
         self._loop = asyncio.new_event_loop()
         self._listening = Event()
         self._thread = Thread(target=self._run, daemon=True)
@@ -174,6 +175,9 @@ class ProgrammableServer:
         assert self._acceptor
         self._acceptor.close()
         await self._acceptor.wait_closed()
+        for login in self._logins:
+            login.abort()
+            await login.wait_closed()
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
@@ -270,6 +274,7 @@ class _Login(asyncssh.SSHServer):
             conn.__class__ = _NotStrict  # asyncssh has no setting for it
         self._connection = conn
         self._server.login = conn
+        self._server._logins.append(conn)
 
     def session_requested(self) -> Any:
         assert self._connection
