@@ -19,7 +19,9 @@ from sqlalchemy.exc import IntegrityError
 from mxdeliver.core.errors import SourceIncomplete, SourceUnavailable
 from mxdeliver.core.model import EndOfStream, EventType, HostKeyPin, Outcome
 from mxdeliver.deliver import deliver
+from mxdeliver.edge.avro import ContainerWriter
 from mxdeliver.edge.ledger import Lease
+from mxdeliver.edge.openpgp import MessageWriter, vet
 from mxdeliver.edge.sftp import Session, connect
 from tests.support.attempts import (
     DAY,
@@ -149,6 +151,65 @@ def test_what_the_source_holds_beside_the_clients_resources_is_neither_read_nor_
     assert attempt(party).outcome is Outcome.DELIVERED
     assert len(party.received()) == FILES
     assert not any("novelties" in name or "archived" in name for name in party.received())
+
+
+# -- what is checked while it is built --------------------------------------------------------------
+
+
+def to_another_too(monkeypatch, other):
+    def writer(keys, write):
+        return MessageWriter([*keys, *other], write)
+
+    monkeypatch.setattr("mxdeliver.build.MessageWriter", writer)
+
+
+def to_another_alone(monkeypatch, other):
+    def writer(_keys, write):
+        return MessageWriter(other, write)
+
+    monkeypatch.setattr("mxdeliver.build.MessageWriter", writer)
+
+
+def with_a_flipped_bit(monkeypatch, _other):
+    def writer(*arguments, **options):
+        made = ContainerWriter(*arguments, **options)
+        compress = made._compress
+        made._compress = lambda body: compress(bytes([body[0] ^ 1]) + bytes(body[1:]))
+        return made
+
+    monkeypatch.setattr("mxdeliver.build.ContainerWriter", writer)
+
+
+def cut_short(monkeypatch, _other):
+    class Writer(MessageWriter):
+        def finish(self):
+            """Leave out what ends the message, its integrity code with it."""
+
+    monkeypatch.setattr("mxdeliver.build.MessageWriter", Writer)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (to_another_too, "ENCRYPT_VERIFY"),
+        (to_another_alone, "ENCRYPT_VERIFY"),
+        (cut_short, "ENCRYPT_VERIFY"),
+        (with_a_flipped_bit, "AVRO_VERIFY"),
+    ],
+)
+def test_a_file_for_other_eyes_or_with_other_records_is_never_sealed(
+    party, gnupg, monkeypatch, spoil, code
+):
+    other = vet(gnupg.export(gnupg.usual()), at=datetime.now(UTC)).encryption_keys
+    with monkeypatch.context() as patched:
+        spoil(patched, other)
+        result = attempt(party)
+    assert (result.outcome, result.error.code) == (Outcome.FAILED, code)
+    assert list(party.directory.iterdir()) == []
+    assert not list((party.deployment.folder / "state/spool").rglob("*.pgp"))
+    resume(party)
+    assert attempt(party).outcome is Outcome.DELIVERED
+    assert is_whole(party)
 
 
 # -- keys that end between the seal and the upload -------------------------------------------------
