@@ -6,6 +6,7 @@ The package in reading order:
     worker       which deliveries are due, retries, clients side by side, the stop flag
     logins       logins that were refused, and are not tried again
     deliver      one attempt of one delivery, begin to end
+    unknown_names  servers' names that do not exist, counted and told once
     binding      what a client is bound to: certificate, login, and the version of both
     build        daily files -> sealed bundle: records, Avro, SHA-256, OpenPGP, spool, manifest
     push         sealed bundle -> the client's server: files in parallel, manifest last

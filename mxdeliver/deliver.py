@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeAlias
 
-from mxdeliver import binding
+from mxdeliver import binding, unknown_names
 from mxdeliver.build import build
 from mxdeliver.core import retry
 from mxdeliver.core.errors import (
@@ -274,7 +274,8 @@ def _ended(
     """Decide what follows, write it into ledger and log."""
     now = site.clock()
     deadline = _deadline(key, site, now)
-    tried = retry.count(error, site.ledger.attempts(key))
+    earlier = site.ledger.attempts(key)
+    tried = retry.count(error, earlier)
     decision = retry.decide(
         error,
         attempt=tried.attempt,
@@ -296,6 +297,7 @@ def _ended(
         now=now,
         seconds=seconds,
     )
+    unknown_names.warn(error, earlier, client, log)
     return Result(
         key=key,
         outcome=decision.outcome,

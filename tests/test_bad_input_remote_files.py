@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.invariants import everyone_watched
 from tests.support.openssh import OpenSSHServer
 from tests.support.outcomes import (
     DAY,
@@ -62,8 +63,8 @@ def seen(folder):
 class Bench:
     """One run of a client for each obstacle under each kind of name."""
 
-    def __init__(self, folder, server):
-        self.deployment = small_deployment(folder, server)
+    def __init__(self, deployment):
+        self.deployment = deployment
         self.healthy = add_client(self.deployment, "healthy")
         self.parties, self.before = {}, {}
         for obstacle in OBSTACLES:
@@ -81,7 +82,11 @@ class Bench:
 def bench(tmp_path_factory):
     folder = tmp_path_factory.mktemp("remote")
     with OpenSSHServer(folder) as server:
-        yield Bench(folder, server)
+        deployment = small_deployment(folder, server)
+        with everyone_watched(deployment) as told:
+            bench = Bench(deployment)
+            told["foreign"] = frozenset(path.name for _, path in bench.parties.values())
+        yield bench
 
 
 @pytest.mark.parametrize("name", NAMES, ids=["daily file", "manifest"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.invariants import everyone_watched, watched
 from tests.support.openssh import OpenSSHServer, fingerprint, free_port, key_pair
 from tests.support.outcomes import (
     DAY,
@@ -23,9 +24,9 @@ KINDS = ("ed25519", "ecdsa", "rsa")
 class Bench:
     """One run of a client whose server is down, then one of all that need a person."""
 
-    def __init__(self, folder, server, strange):
+    def __init__(self, deployment, strange):
         self.strange = strange
-        self.deployment = small_deployment(folder, server)
+        self.deployment = deployment
         self.healthy = self._client("healthy")
         self.dead = self._client("dead port", port=free_port())
         foreign = ["203.0.113.7", "198.51.100.0/24"]
@@ -34,7 +35,8 @@ class Bench:
             "swapped", port=strange.port, host_keys=[fingerprint(key_pair("ed25519", None, "x")[1])]
         )
         self.pinned = {
-            kind: self._client(f"pinned {kind}", host_keys=[server.pins[kind]]) for kind in KINDS
+            kind: self._client(f"pinned {kind}", host_keys=[deployment.server.pins[kind]])
+            for kind in KINDS
         }
         self.no_directory = self._client("no directory", directory="/nowhere/at-all")
         self.read_only = self._client("read only")
@@ -64,7 +66,10 @@ class Bench:
 def bench(tmp_path_factory):
     folder = tmp_path_factory.mktemp("servers")
     with OpenSSHServer(folder) as server, OpenSSHServer(folder) as strange:
-        yield Bench(folder, server, strange)
+        deployment = small_deployment(folder, server)
+        with everyone_watched(deployment):
+            bench = Bench(deployment, strange)
+        yield bench
 
 
 def test_a_server_that_is_down_is_waited_for_and_the_other_client_delivered(bench):
@@ -142,7 +147,8 @@ def locked_out(tmp_path):
         deployment.write_secret(WRONG_PASSWORD)
         party = add_client(deployment, "Locked Out")
         fill(deployment)
-        yield deployment, party
+        with watched(deployment, party):
+            yield deployment, party
 
 
 def failures(deployment):

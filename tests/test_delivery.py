@@ -62,6 +62,7 @@ def test_a_day_lands_as_63_files_and_a_manifest_that_a_client_can_check(deployme
     assert manifest.startswith(HEADER + "\n")
     rows = list(csv.DictReader(io.StringIO(manifest)))
     assert len(rows) == 63
+    assert {row["FileName"] + ".avro.pgp" for row in rows} == plain.keys()
     assert (rows[0]["ResourceType"], rows[0]["EventType"]) == ("USERS", "CREATED")
     assert (rows[-1]["ResourceType"], rows[-1]["EventType"]) == ("USERS", "DELETED")
     for row in rows:

@@ -153,6 +153,8 @@ FAULTS = {
     "an error at a file's fsync": ("fsync:error=EIO:when=1", "SPOOL_IO", 0),
     "a dead disk once it is sealed": ("fdatasync:error=EIO:when=24+", "SPOOL_IO", 0),
     "a dead disk once the files are there": ("fdatasync:error=EIO:when=36+", "SPOOL_IO", FILES - 1),
+    "a used up quota at a file's fsync": ("fsync:error=EDQUOT:when=1", "SPOOL_FULL", 0),
+    "a used up quota under the ledger": ("pwrite64:error=EDQUOT:when=60+", "SPOOL_IO", None),
     "a full disk under the ledger": ("pwrite64:error=ENOSPC:when=60+", "SPOOL_FULL", None),
 }
 

@@ -5,12 +5,13 @@ docs/guarantees.md lists which test shows which fault.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import duckdb
+import paramiko
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import IntegrityError
@@ -18,7 +19,9 @@ from sqlalchemy.exc import IntegrityError
 from mxdeliver.core.errors import SourceIncomplete, SourceUnavailable
 from mxdeliver.core.model import EndOfStream, EventType, HostKeyPin, Outcome
 from mxdeliver.deliver import deliver
+from mxdeliver.edge.avro import ContainerWriter
 from mxdeliver.edge.ledger import Lease
+from mxdeliver.edge.openpgp import MessageWriter, vet
 from mxdeliver.edge.sftp import Session, connect
 from tests.support.attempts import (
     DAY,
@@ -32,8 +35,9 @@ from tests.support.attempts import (
     site_of,
 )
 from tests.support.certificates import GnuPG
+from tests.support.invariants import watched
 from tests.support.openssh import OpenSSHServer
-from tests.support.outcomes import fill, run_day, small_deployment
+from tests.support.outcomes import assert_log_is_valid, fill, run_day, small_deployment
 from tests.support.programmable import ProgrammableServer
 from tests.support.proxy import Proxy
 
@@ -48,7 +52,9 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def party(tmp_path, server):
-    return one_day(tmp_path, server, rows=ROWS)
+    made = one_day(tmp_path, server, rows=ROWS)
+    with watched(made.deployment, made, delivered=False):
+        yield made
 
 
 def attempt_with(party, **changes):
@@ -147,6 +153,65 @@ def test_what_the_source_holds_beside_the_clients_resources_is_neither_read_nor_
     assert not any("novelties" in name or "archived" in name for name in party.received())
 
 
+# -- what is checked while it is built --------------------------------------------------------------
+
+
+def to_another_too(monkeypatch, other):
+    def writer(keys, write):
+        return MessageWriter([*keys, *other], write)
+
+    monkeypatch.setattr("mxdeliver.build.MessageWriter", writer)
+
+
+def to_another_alone(monkeypatch, other):
+    def writer(_keys, write):
+        return MessageWriter(other, write)
+
+    monkeypatch.setattr("mxdeliver.build.MessageWriter", writer)
+
+
+def with_a_flipped_bit(monkeypatch, _other):
+    def writer(*arguments, **options):
+        made = ContainerWriter(*arguments, **options)
+        compress = made._compress
+        made._compress = lambda body: compress(bytes([body[0] ^ 1]) + bytes(body[1:]))
+        return made
+
+    monkeypatch.setattr("mxdeliver.build.ContainerWriter", writer)
+
+
+def cut_short(monkeypatch, _other):
+    class Writer(MessageWriter):
+        def finish(self):
+            """Leave out what ends the message, its integrity code with it."""
+
+    monkeypatch.setattr("mxdeliver.build.MessageWriter", Writer)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (to_another_too, "ENCRYPT_VERIFY"),
+        (to_another_alone, "ENCRYPT_VERIFY"),
+        (cut_short, "ENCRYPT_VERIFY"),
+        (with_a_flipped_bit, "AVRO_VERIFY"),
+    ],
+)
+def test_a_file_for_other_eyes_or_with_other_records_is_never_sealed(
+    party, gnupg, monkeypatch, spoil, code
+):
+    other = vet(gnupg.export(gnupg.usual()), at=datetime.now(UTC)).encryption_keys
+    with monkeypatch.context() as patched:
+        spoil(patched, other)
+        result = attempt(party)
+    assert (result.outcome, result.error.code) == (Outcome.FAILED, code)
+    assert list(party.directory.iterdir()) == []
+    assert not list((party.deployment.folder / "state/spool").rglob("*.pgp"))
+    resume(party)
+    assert attempt(party).outcome is Outcome.DELIVERED
+    assert is_whole(party)
+
+
 # -- keys that end between the seal and the upload -------------------------------------------------
 
 
@@ -230,7 +295,8 @@ def test_each_clients_records_go_to_its_own_directory_for_its_own_key(tmp_path, 
     deployment = small_deployment(tmp_path, server)
     parties = [deployment.add_client(f"Bank {n}", key=n, resources=["users"]) for n in range(2)]
     fill(deployment)
-    assert run_day(deployment).status == 0
+    with watched(deployment, *parties, secret_key=None):
+        assert run_day(deployment).status == 0
     for party in parties:
         own, other = party.guid, next(one.guid for one in parties if one is not party)
         plain = party.decrypted()  # with this client's key alone
@@ -272,6 +338,52 @@ def test_during_a_rotation_the_old_and_the_new_host_key_are_both_accepted(tmp_pa
                 assert session.facts.host_key == one.pins[kind]
 
 
+@pytest.mark.parametrize(
+    ("cipher", "shown"),
+    [
+        ("aes256-gcm@openssh.com", "aes256-gcm@openssh.com"),
+        ("aes128-ctr", "aes128-ctr, hmac-sha2-256-etm@openssh.com"),
+    ],
+)
+def test_a_server_without_the_strict_key_exchange_is_delivered_to_and_named_with_its_ciphers(
+    tmp_path, cipher, shown
+):
+    with ProgrammableServer(tmp_path) as server:
+        party = one_day(tmp_path, server)
+        assert attempt(party).outcome is Outcome.DELIVERED
+    assert told_not_strict(party) == [], "asyncssh knows it"
+    server = ProgrammableServer(tmp_path)
+    server.strict_key_exchange = False
+    exchange = "ecdh-sha2-nistp256"
+    server.settings = {"encryption_algs": [cipher], "kex_algs": [exchange]}
+    with server:
+        party = one_day(server.root, server)
+        with watched(party.deployment, party):
+            assert attempt(party).outcome is Outcome.DELIVERED
+        (warning,) = told_not_strict(party)
+    assert warning["level"] == "warning"
+    assert (warning["host"], warning["port"]) == ("127.0.0.1", server.port)
+    assert f"127.0.0.1:{server.port} does not know the strict key exchange" in warning["message"]
+    assert f"negotiated were {exchange}, {shown}, which are" in warning["message"]
+    assert_log_is_valid(party.deployment)
+
+
+def told_not_strict(party):
+    lines = party.deployment.log_lines()
+    return [line for line in lines if line["event"] == "connection.not_strict"]
+
+
+def test_a_server_without_it_that_speaks_only_what_needs_it_is_refused(tmp_path):
+    server = ProgrammableServer(tmp_path)
+    server.strict_key_exchange = False
+    server.settings = {"encryption_algs": ["chacha20-poly1305@openssh.com", "aes256-cbc"]}
+    with server:
+        party = one_day(tmp_path, server)
+        result = attempt(party)
+        assert (result.outcome, result.error.code) == (Outcome.PARKED, "SSH_ALGO_MISMATCH")
+        assert server.user_names == []
+
+
 @pytest.mark.parametrize("cipher", ["chacha20-poly1305@openssh.com", "aes256-cbc"])
 def test_ciphers_that_need_the_strict_key_exchange_are_never_spoken(tmp_path, cipher):
     """The Terrapin attack works on these two families alone; so without it nothing is lost."""
@@ -294,9 +406,27 @@ def test_a_connection_is_opened_once_for_all_files_and_only_when_they_are_sealed
     assert order.index("bundle.sealed") < order.index("connection.opened")
 
 
-def test_no_directory_is_ever_listed(tmp_path):
+NEVER = {
+    "scandir": lambda client: client.listdir("/incoming"),
+    "setstat": lambda client: client.chmod("/incoming", 0o755),
+    "mkdir": lambda client: client.mkdir("/incoming/new"),
+    "symlink": lambda client: client.symlink("nowhere", "/incoming/link"),
+    "readlink": lambda client: client.readlink("/incoming/link"),
+}
+
+
+def test_no_directory_is_ever_listed_or_made_no_attribute_set_and_no_link_touched(tmp_path):
     with ProgrammableServer(tmp_path) as server:
         party = one_day(tmp_path, server)
-        assert attempt(party).outcome is Outcome.DELIVERED
-        assert "rename" in server.operations
-        assert not {"listdir", "scandir", "opendir", "readdir"} & set(server.operations)
+        with watched(party.deployment, party):
+            assert attempt(party).outcome is Outcome.DELIVERED
+        asked_for = set(server.operations)
+        assert "rename" in asked_for
+        assert not asked_for & {*NEVER, "fsetstat", "lsetstat", "rmdir", "link"}
+        with paramiko.Transport(("127.0.0.1", server.port)) as transport:
+            transport.connect(username=server.username, password=server.password)
+            client = paramiko.SFTPClient.from_transport(transport)
+            for name, ask in NEVER.items():
+                with suppress(OSError):
+                    ask(client)
+                assert name in server.operations, "it would have been seen"

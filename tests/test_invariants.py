@@ -21,7 +21,7 @@ import pytest
 from mxdeliver.edge.ledger import Ledger
 from tests.support.deployment import Deployment, key_pair
 from tests.support.evidence import EVIDENCE
-from tests.support.invariants import Circumstances, check
+from tests.support.invariants import Circumstances, check, everyone_watched
 from tests.support.ledger_history import LedgerHistory, Said
 from tests.support.ledgers import NOON, bundle, client, contents, key
 from tests.support.openssh import OpenSSHServer, wait_until
@@ -343,6 +343,17 @@ def test_a_receiver_that_takes_files_as_they_appear_is_no_violation(tmp_path):
         hand.delivered()
     assert found_in(hand.watcher, taken=True) == (set(), "")
     assert found_in(hand.watcher)[0] & {"I1", "I2"}
+
+
+def test_a_client_that_is_added_later_is_watched_too(tmp_path, server):
+    deployment = Deployment(tmp_path, server)
+    watching = everyone_watched(deployment)
+    watching.__enter__()
+    planted = deployment.add_client().directory / ".x.part"
+    planted.touch()
+    planted.unlink()
+    with pytest.raises(AssertionError, match=r"I16: \.x\.part was removed"):
+        watching.__exit__(None, None, None)
 
 
 # -- what was received ------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ LAYERS = {
     "doctor": 2,
     "report": 2,
     "receive": 2,
+    "unknown_names": 2,
     "deliver": 3,
     "logins": 3,
     "worker": 4,

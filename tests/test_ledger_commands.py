@@ -144,6 +144,9 @@ def test_a_rebuilt_ledger_finds_what_was_delivered_and_sends_nothing_twice(deplo
         path.unlink()
         if damaged is not None:
             path.write_bytes(damaged)
+        refused = deployment.run("run", "--date", str(DAY))
+        assert refused.returncode == 1
+        assert "LEDGER_MISSING: " in refused.stderr or "LEDGER_CORRUPT: " in refused.stderr
         document = rebuild(deployment)
         watch.look_at_rest()
         again = watch.ran(deployment.run("run"))

@@ -99,11 +99,31 @@ def assert_harmless(party):
 
 def test_a_server_that_lies_about_sizes_is_not_believed(party, server):
     server.hooks["lstat"] = lambda path: lying(path) if path.endswith(b".part") else None
-    result = attempt(party)
-    assert (result.outcome, result.error.code) == (Outcome.RETRY, "REMOTE_VERIFY")
-    assert list(party.directory.iterdir()) == []
-    server.hooks.clear()
-    assert attempt(party).outcome is Outcome.DELIVERED
+    with watched(party.deployment, party):
+        result = attempt(party)
+        assert (result.outcome, result.error.code) == (Outcome.RETRY, "REMOTE_VERIFY")
+        assert list(party.directory.iterdir()) == []
+        server.hooks.clear()
+        assert attempt(party).outcome is Outcome.DELIVERED
+    assert party.received() == sealed(party)
+
+
+def test_a_server_that_tells_no_case_apart_is_delivered_to_and_nothing_there_replaced(
+    party, server
+):
+    """F88: as on Windows, where what lies under our name in small letters is in its way."""
+    server.ignores_case = True
+    theirs = party.directory / f"{party.guid}.{DAY}.users.updated.avro.pgp".lower()
+    theirs.write_bytes(b"theirs")
+    with watched(party.deployment, party, foreign=frozenset({theirs.name})):
+        result = attempt(party)
+        assert (result.outcome, result.error.code) == (Outcome.PARKED, "REMOTE_CONFLICT")
+        assert theirs.read_bytes() == b"theirs"
+        assert not any("manifest" in name for name in party.received())
+        theirs.unlink()
+        resume(party)
+        assert attempt(party).outcome is Outcome.DELIVERED
+    assert is_whole(party)
     assert party.received() == sealed(party)
 
 
@@ -122,7 +142,8 @@ def test_answers_in_another_order_and_given_twice_make_no_difference(party, serv
             held.clear()
 
     server.reply = in_threes
-    assert attempt(party).outcome is Outcome.DELIVERED
+    with watched(party.deployment, party):
+        assert attempt(party).outcome is Outcome.DELIVERED
     assert is_whole(party)
     assert party.received() == sealed(party)
 
@@ -148,10 +169,11 @@ def test_what_is_no_sftp_of_version_3_ends_at_once_and_is_made_up_for(
         await reader.read()
 
     server.raw = raw
-    assert attempt(party).error.code == code
-    server.raw = None
-    resume(party)
-    assert attempt(party).outcome is Outcome.DELIVERED
+    with watched(party.deployment, party):
+        assert attempt(party).error.code == code
+        server.raw = None
+        resume(party)
+        assert attempt(party).outcome is Outcome.DELIVERED
     assert party.received() == sealed(party)
 
 

@@ -6,14 +6,20 @@ import itertools
 import json
 import select
 import socket
+from datetime import UTC, datetime
 
 import pytest
 
+from mxdeliver import unknown_names
+from mxdeliver.core.errors import DnsFailed
+from mxdeliver.core.model import Attempt, Outcome
+from mxdeliver.edge.sftp import NameUnknown
+from tests.support import outcomes
+from tests.support.invariants import watched
 from tests.support.nameserver import NXDOMAIN, SERVFAIL, Nameserver
 from tests.support.openssh import OpenSSHServer
 from tests.support.outcomes import (
     DAY,
-    Outcome,
     add_client,
     assert_delivered,
     assert_log_is_valid,
@@ -39,6 +45,13 @@ def traps(server):
         one.close()
 
 
+def run_with(names, deployment, folder):
+    """Run the day with this nameserver alone."""
+    process = deployment.start("run", "--date", str(DAY), "--json", wrapper=names.wrapper(folder))
+    output, errors = process.communicate(timeout=100)
+    return outcomes.Outcome(status=process.returncode, document=json.loads(output), stderr=errors)
+
+
 def test_only_allowed_answers_of_one_resolution_are_connected_to(tmp_path, server, traps):
     deployment = small_deployment(tmp_path, server)
     answers = {
@@ -53,12 +66,9 @@ def test_only_allowed_answers_of_one_resolution_are_connected_to(tmp_path, serve
         for name in answers
     }
     fill(deployment)
-    with Nameserver(answers) as names:
-        process = deployment.start(
-            "run", "--date", str(DAY), "--json", wrapper=names.wrapper(tmp_path)
-        )
-        output, errors = process.communicate(timeout=100)
-    outcome = Outcome(status=process.returncode, document=json.loads(output), stderr=errors)
+    allowed = [party["mixed"], party["rebinding"]]
+    with watched(deployment, *allowed, delivered=False), Nameserver(answers) as names:
+        outcome = run_with(names, deployment, tmp_path)
     assert select.select(traps, [], [], 0)[0] == [], "somebody was connected to"
     for name in ("servfail", "nxdomain"):
         row = outcome.row(party[name])
@@ -71,3 +81,64 @@ def test_only_allowed_answers_of_one_resolution_are_connected_to(tmp_path, serve
     assert (row["state"], row["error_code"]) == ("parked", "ADDRESS_NOT_ALLOWED")
     assert f"resolves to {OTHER}, {THIRD}, and only {ALLOWED} may be connected to" in row["error"]
     assert_log_is_valid(deployment)
+
+
+def test_a_name_that_does_not_exist_is_told_once_at_the_third_time_in_a_row_and_tried_on(
+    tmp_path, server
+):
+    deployment = small_deployment(tmp_path, server)
+    deployment.document["retry"] = {"attempts": 2, "initial": "1s", "maximum": "1s"}
+    party = add_client(deployment, "Gone", sftp={"host": "gone.example.test"})
+    fill(deployment)
+    with watched(deployment, party), Nameserver({"gone.example.test": NXDOMAIN}) as names:
+        assert run_with(names, deployment, tmp_path).status == 75
+        assert alerts(deployment) == []
+        outcome = run_with(names, deployment, tmp_path)
+        row = outcome.row(party)
+        assert (row["state"], row["error_code"]) == ("waiting", "DNS_FAILED")
+        assert "server's name has changed" in outcome.line(party)
+        (line,) = alerts(deployment)
+        names.answers["gone.example.test"] = [ALLOWED]
+        assert_delivered(run_with(names, deployment, tmp_path), party)
+        assert alerts(deployment) == [line]
+    assert (line["client_guid"], line["attempt"], line["level"]) == (party.guid, 3, "warning")
+    assert "gone.example.test does not exist, as the resolver has said 3 times" in line["message"]
+    assert "then correct `sftp.host`" in line["message"]
+    assert_log_is_valid(deployment)
+
+
+def alerts(deployment):
+    return [line for line in deployment.log_lines() if line["event"] == "name.unknown"]
+
+
+UNKNOWN = NameUnknown("sftp.example.test cannot be resolved: Name or service not known")
+SILENT = DnsFailed("sftp.example.test cannot be resolved: Temporary failure in name resolution")
+
+
+@pytest.mark.parametrize(
+    ("ends", "count"),
+    [
+        ([], 0),
+        ([UNKNOWN, UNKNOWN], 2),
+        ([UNKNOWN, UNKNOWN, SILENT], 0),
+        ([UNKNOWN, SILENT, UNKNOWN], 1),
+        ([UNKNOWN, Outcome.STOPPED, UNKNOWN], 2),
+        ([UNKNOWN, Outcome.PARKED, UNKNOWN], 1),
+        ([UNKNOWN, Outcome.DELIVERED], 0),
+        ([SILENT, SILENT, SILENT], 0),
+    ],
+)
+def test_only_answers_that_there_is_no_such_name_are_counted_and_only_those_in_a_row(ends, count):
+    now = datetime.now(UTC)
+    attempts = [
+        Attempt(
+            number=number,
+            started_at=now,
+            ended_at=now,
+            outcome=end if isinstance(end, Outcome) else Outcome.RETRY,
+            error_code=None if isinstance(end, Outcome) else end.code,
+            error=None if isinstance(end, Outcome) else end.explain(),
+        )
+        for number, end in enumerate(ends, start=1)
+    ]
+    assert unknown_names.in_a_row(attempts) == count

@@ -11,6 +11,7 @@ import pytest
 
 from mxdeliver.core.breaker import LIMIT
 from tests.support.deployment import kill
+from tests.support.invariants import watched
 from tests.support.openssh import OpenSSHServer, wait_until
 from tests.support.outcomes import (
     DAY,
@@ -197,17 +198,18 @@ def test_a_delivery_that_is_under_way_at_its_deadline_has_failed_with_one_alert(
         )
         fill(deployment, rows=200)
         proxy.hold_after = {1: 12_000}
-        outcome = run_day(deployment)
-        row = outcome.row(party)
-        assert (outcome.status, row["state"], row["error_code"]) == (1, "failed", "DEADLINE")
-        assert "the time for this delivery is over while it was under way" in row["error"]
-        assert party.received() == {}
-        assert run_due(deployment).document["deliveries"] == []
-        (alert,) = events(deployment, "delivery.failed")
-        assert alert["error_code"] == "DEADLINE"
-        proxy.hold_after = {}
-        party.entry["retry"]["deadline"] = "6h"
-        assert_delivered(run_day(deployment), party)
+        with watched(deployment, party):
+            outcome = run_day(deployment)
+            row = outcome.row(party)
+            assert (outcome.status, row["state"], row["error_code"]) == (1, "failed", "DEADLINE")
+            assert "the time for this delivery is over while it was under way" in row["error"]
+            assert party.received() == {}
+            assert run_due(deployment).document["deliveries"] == []
+            (alert,) = events(deployment, "delivery.failed")
+            assert alert["error_code"] == "DEADLINE"
+            proxy.hold_after = {}
+            party.entry["retry"]["deadline"] = "6h"
+            assert_delivered(run_day(deployment), party)
     order = [line["event"] for line in deployment.log_lines()]
     assert order.index("bundle.sealed") < order.index("connection.opened"), "built, then connected"
 

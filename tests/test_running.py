@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from tests.support.deployment import key_pair
+from tests.support.invariants import everyone_watched
 from tests.support.openssh import OpenSSHServer, free_port, wait_until
 from tests.support.outcomes import (
     DAY,
@@ -39,7 +40,8 @@ def server(tmp_path_factory):
 @pytest.fixture
 def deployment(tmp_path, server):
     made = small_deployment(tmp_path, server)
-    yield made
+    with everyone_watched(made):
+        yield made
     assert_log_is_valid(made)
 
 

@@ -8,6 +8,7 @@ import signal
 
 import pytest
 
+from tests.support.invariants import everyone_watched
 from tests.support.nameserver import SILENCE, Nameserver
 from tests.support.openssh import OpenSSHServer, wait_until
 from tests.support.outcomes import (
@@ -34,7 +35,8 @@ def server(tmp_path_factory):
 @pytest.fixture
 def deployment(tmp_path, server):
     made = small_deployment(tmp_path, server)
-    yield made
+    with everyone_watched(made):
+        yield made
     assert_log_is_valid(made)
 
 
@@ -83,8 +85,8 @@ def test_sigterm_ends_a_run_that_connects_however_often_it_is_sent(deployment):
 
 @pytest.mark.parametrize(
     ("after", "times"),
-    [(0, 1), (600, 2), (2_000, 1)],
-    ids=["banner", "key exchange", "login"],
+    [(0, 1), (600, 2), (1_150, 1), (1_250, 1), (1_420, 1), (2_000, 1)],
+    ids=["banner", "key exchange", "login", "password", "start of SFTP", "first look"],
 )
 def test_sigterm_ends_a_run_whose_server_falls_silent(deployment, server, after, times):
     with Proxy(server.port) as proxy:

@@ -15,6 +15,7 @@ from mxdeliver import worker
 from mxdeliver.cli import wiring
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.edge.avro import load_resources
+from tests.support.invariants import everyone_watched
 from tests.support.openssh import OpenSSHServer, fingerprint, free_port, key_pair, wait_until
 from tests.support.outcomes import (
     DAY,
@@ -42,7 +43,8 @@ def server(tmp_path_factory):
 @pytest.fixture
 def deployment(tmp_path, server):
     made = small_deployment(tmp_path, server)
-    yield made
+    with everyone_watched(made):
+        yield made
     assert_log_is_valid(made)
 
 

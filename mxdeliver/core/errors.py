@@ -358,7 +358,7 @@ class SpoolIO(SlowTransient):
     """The spool's disk does not read or write."""
 
     code = "SPOOL_IO"
-    remedy = "Look at the disk under `state_dir` (read-only, failing, unmounted)."
+    remedy = "Look at the disk under `state_dir` (read-only, failing, unmounted, over quota)."
 
 
 class SpoolMode(Fatal):
@@ -496,6 +496,10 @@ class DnsFailed(Transient):
 
     code = "DNS_FAILED"
     remedy = "Check `sftp.host` and the host's resolver."
+    action = (
+        f"{Kind.TRANSIENT.value} A name that does not exist, as the resolver says three times in a row, "
+        "is told once more in the delivery log, as the warning `name.unknown`."
+    )
 
 
 class AddressNotAllowed(NeedsPerson):

@@ -296,6 +296,8 @@ class Attempt:
     ended_at: datetime
     outcome: Outcome
     error_code: str | None = None
+    error: str | None = None
+    """What went wrong and what to do, in the words of the moment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

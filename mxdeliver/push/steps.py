@@ -78,6 +78,16 @@ def push(
             port=facts.port,
             seconds=round(time.monotonic() - started, 3),
         )
+        if not facts.is_strict:
+            log(
+                "connection.not_strict",
+                f"{client.endpoint.host}:{facts.port} does not know the strict key exchange; "
+                f"negotiated were {facts.negotiated}, which are accepted without it. Ask the client "
+                "to update the server",
+                level="warning",
+                host=client.endpoint.host,
+                port=facts.port,
+            )
         _Push(
             bundle,
             client,

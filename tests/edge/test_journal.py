@@ -49,11 +49,26 @@ EXAMPLES = {
     "delivery.parked": {**ERROR, "error_code": "AUTH_FAILED", "retryable": False},
     "run.finished": {"seconds": 12},
     "key.expiring": {"client_guid": DELIVERY["client_guid"]},
+    "name.unknown": {
+        **DELIVERY,
+        "attempt": 3,
+        "error_code": "DNS_FAILED",
+        "host": "sftp.example",
+        "port": 8022,
+    },
+    "connection.not_strict": {**DELIVERY, "host": "sftp.example", "port": 8022},
 }
 WITHOUT_ATTEMPT = {
     (event, "attempt") for event in ("delivery.retrying", "delivery.failed", "delivery.parked")
 }
-WARNINGS = {"delivery.retrying", "delivery.failed", "delivery.parked", "key.expiring"}
+WARNINGS = {
+    "delivery.retrying",
+    "delivery.failed",
+    "delivery.parked",
+    "key.expiring",
+    "connection.not_strict",
+    "name.unknown",
+}
 
 
 def open_journal(path, **options):

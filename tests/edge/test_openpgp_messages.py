@@ -1,4 +1,4 @@
-"""Messages that are written: read by GnuPG, Sequoia and RNP, and watched as they pass."""
+"""Messages that are written: read by GnuPG, Sequoia, RNP and OpenPGP.js, and watched as they pass."""
 
 import random
 import subprocess
@@ -11,6 +11,7 @@ import pytest
 from mxdeliver.core.errors import EncryptVerify
 from mxdeliver.edge.openpgp import MessageCheck, MessageWriter
 from mxdeliver.edge.openpgp.packets import Malformed, PacketStream, Skipped, Tag, length_octets
+from tests.support import openpgpjs
 from tests.support.certificates import GnuPG, packet, tool
 from tests.support.key_pairs import ENCRYPTING, encrypt, key_pair
 
@@ -49,6 +50,18 @@ def test_rnp_reads_every_kind_of_key(gnupg, tmp_path, name):
     for size in SIZES if name == "Curve25519" else (65537,):
         file.write_bytes(encrypt(pair.certificate.encryption_keys, BYTES[:size]))
         assert tool(*command) == BYTES[:size]
+
+
+@pytest.mark.parametrize("name", ENCRYPTING)
+def test_openpgp_js_reads_every_kind_of_key(gnupg, tmp_path, name):
+    pair = key_pair(gnupg, name)
+    secret = tmp_path / "secret"
+    secret.write_bytes(pair.secret)
+    sizes = (*SIZES, *INSIDE) if name == "Curve25519" else (65537,)
+    files = [tmp_path / f"{size}.pgp" for size in sizes]
+    for size, file in zip(sizes, files, strict=True):
+        file.write_bytes(encrypt(pair.certificate.encryption_keys, BYTES[:size]))
+    assert openpgpjs.read(secret, files) == [BYTES[:size] for size in sizes]
 
 
 @pytest.mark.parametrize("step", [1, 7, 509, 65529, 65530, 65536, 70_001, 140_000])
@@ -283,6 +296,7 @@ def test_a_short_first_part_is_refused():
 WRITE_300_MB = """
 import sys
 from mxdeliver.edge.openpgp import MessageCheck, MessageWriter, vet
+from tests.support import openpgpjs
 from tests.support.certificates import NOW
 from tests.support.memory import own_peak
 recipients = vet(open(sys.argv[1], "rb").read(), at=NOW).encryption_keys

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import select
 import signal
+import socket
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import date
@@ -41,6 +44,7 @@ from tests.support.proxy import Proxy
 
 TODAY = date(2026, 3, 1)
 DATA = os.urandom(300_000)
+KEYS_CHANGE = "SSH2_MSG_KEXINIT sent"
 AnyServer = OpenSSHServer | ProFTPDServer | ProgrammableServer
 
 
@@ -223,6 +227,35 @@ def test_the_keys_may_change_in_the_middle(tmp_path: Path) -> None:
         sent(server, upload(data=data))
         assert (server.directory / ".a.part").read_bytes() == data
         assert server.log().count("set_newkeys") > 2 * 2, "in and out, more often than at first"
+
+
+def test_the_keys_may_change_slowly(tmp_path: Path) -> None:
+    data = os.urandom(2_500_000)
+    with OpenSSHServer(tmp_path, settings=["RekeyLimit 1M"]) as server:
+        with Proxy(server.port) as proxy, session_on(server, through=proxy) as session:
+            proxy.one_way = 0.2
+            session.upload([upload(data=data)])
+        assert (server.directory / ".a.part").read_bytes() == data
+        assert server.log().count(KEYS_CHANGE) > 1
+
+
+def test_a_change_of_keys_that_never_ends_is_stalled(tmp_path: Path) -> None:
+    def swallow(piece: bytes, from_client: bool) -> bytes:
+        changing = not from_client and server.log().count(KEYS_CHANGE) > 1
+        return b"" if changing else piece
+
+    limits = Limits(no_progress=0.8)
+    with (
+        OpenSSHServer(tmp_path, settings=["RekeyLimit 1M"]) as server,
+        Proxy(server.port) as proxy,
+        session_on(server, through=proxy, limits=limits) as session,
+    ):
+        proxy.spoil = swallow
+        started = time.monotonic()
+        with pytest.raises(Stalled):
+            session.upload([upload(data=os.urandom(9_000_000))])
+        assert time.monotonic() - started < 10
+        assert server.log().count(KEYS_CHANGE) == 2, "it was in the middle of the first change"
 
 
 def test_a_full_window_is_waited_for(programmable: ProgrammableServer) -> None:
@@ -513,19 +546,51 @@ def test_a_connection_cut_in_the_middle_is_lost(openssh: OpenSSHServer, cut_afte
 
 def test_a_connection_that_goes_silent_is_stalled(openssh: OpenSSHServer) -> None:
     limits = Limits(no_progress=0.5)
-    with Proxy(openssh.port) as proxy, session_on(openssh, through=proxy, limits=limits) as session:
-        proxy.hold.set()
-        with pytest.raises(Stalled, match="acknowledged nothing"):
-            session.upload([upload(data=os.urandom(9_000_000))])
+    with (
+        Proxy(openssh.port) as proxy,
+        session_on(openssh, through=proxy, limits=limits) as session,
+        pytest.raises(Stalled, match="acknowledged nothing"),
+    ):
+        session.upload([upload(data=os.urandom(9_000_000))], lambda _: proxy.hold.set())
 
 
-def test_a_server_process_that_is_stopped_with_full_buffers_is_stalled(tmp_path: Path) -> None:
+def test_a_server_process_that_is_stopped_in_the_middle_is_stalled(tmp_path: Path) -> None:
     limits = Limits(no_progress=0.5)
     with OpenSSHServer(tmp_path) as server, session_on(server, limits=limits) as session:
-        for process in server.sessions():
-            os.kill(process, signal.SIGSTOP)
+
+        def stop(_acknowledged: int) -> None:
+            for process in server.sessions():
+                os.kill(process, signal.SIGSTOP)
+
         with pytest.raises(Stalled):
-            session.upload([upload(data=os.urandom(9_000_000))])
+            session.upload([upload(data=os.urandom(9_000_000))], stop)
+
+
+def test_a_peer_that_reads_nothing_is_stalled_also_where_the_kernel_takes_no_more(
+    openssh: OpenSSHServer,
+) -> None:
+    """With small buffers, as SSH's window is full first otherwise, and that wait has a limit."""
+    connections: list[socket.socket] = []
+    taken: list[bool] = []
+
+    def look() -> bool:  # asked by the watchdog, several times a second
+        if connections:
+            taken.append(bool(select.select([], connections, [], 0)[1]))
+        return False
+
+    limits = Limits(no_progress=0.8)
+    with Proxy(openssh.port, buffer=4096) as proxy:
+        with session_on(openssh, through=proxy, limits=limits, stop=look) as session:
+            connections.append(session._connection.transport.sock)
+            connections[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            started = time.monotonic()
+            with pytest.raises(Stalled):
+                session.upload(
+                    [upload(data=os.urandom(9_000_000))], lambda _acknowledged: proxy.hold.set()
+                )
+            assert time.monotonic() - started < 5
+            connections.clear()
+        assert taken[-3:] == [False] * 3, "the program was in the middle of a write"
 
 
 def test_an_answer_that_never_comes_is_stalled(programmable: ProgrammableServer) -> None:

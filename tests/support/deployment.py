@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -145,6 +145,7 @@ class Deployment:
         self.warehouse = folder / "warehouse.duckdb"
         self.parties: list[Party] = []
         self.program: Preloaded | None = None
+        self.when_added: Callable[[Party], None] = lambda _: None
         self.secret_path = folder / "password"
         self.write_secret(server.password)
         self.document: dict[str, Any] = {
@@ -195,6 +196,7 @@ class Deployment:
         party = Party(_merged(entry, changes), directory, pair)
         self.parties.append(party)
         self.document["clients"].append(party.entry)
+        self.when_added(party)
         return party
 
     def write(self) -> None:

@@ -389,3 +389,19 @@ def watched(deployment: Deployment, *parties: Party, **circumstances: Any) -> It
         yield watch
     traces.look()
     assert not (found := watch.violations(told)), "\n".join(map(str, found))
+
+
+@contextmanager
+def everyone_watched(deployment: Deployment) -> Iterator[dict[str, Any]]:
+    """Watch each client that is added inside; check what holds however their days end.
+
+    What is put into the dict given is told of the circumstances.
+    """
+    told: dict[str, Any] = {"delivered": False}
+    with Watcher(deployment.folder, []) as watcher:
+        deployment.when_added = lambda party: watcher.also(party.directory)
+        traces = Traces(deployment)
+        yield told
+    traces.look()
+    found = check(watcher.record, Circumstances(**told)) + traces.violations
+    assert not found, "\n".join(map(str, found))

@@ -34,7 +34,8 @@ class Nameserver:
     """Answers questions for IPv4 addresses; a context manager."""
 
     def __init__(self, answers: Mapping[str, Answer]) -> None:
-        self._answers = dict(answers)
+        self.answers = dict(answers)
+        """May be changed at any time."""
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._thread = Thread(target=self._serve, daemon=True)
         self.address = ""
@@ -83,9 +84,9 @@ class Nameserver:
         found: list[str] | int = []
         if kind == _ADDRESS:
             self.asked.append(name)
-            known = self._answers.get(name, NXDOMAIN)
+            known = self.answers.get(name, NXDOMAIN)
             found = known if isinstance(known, list | int) else next(known)
-        elif isinstance(known := self._answers.get(name, NXDOMAIN), int):
+        elif isinstance(known := self.answers.get(name, NXDOMAIN), int):
             found = known
         if found == SILENCE:
             return None

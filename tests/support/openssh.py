@@ -113,6 +113,7 @@ class OpenSSHServer:
         self.password = PASSWORD
         self._folder = Path(tempfile.mkdtemp(prefix="sshd-", dir=tmp_path))
         self._log = self._folder / "log"
+        self._log.touch()
         self._options = sftp_options
         self._program = sftp_program
         self._settings = tuple(settings)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import socket
 import struct
 import tempfile
@@ -41,7 +42,8 @@ PASSWORD = "a-password-for-this-test"
 _CHECK_FILE = b"check-file-name"
 _OPERATIONS = (
     "open", "close", "write", "read", "lstat", "stat", "fstat", "fsync", "rename", "posix_rename",
-    "remove", "statvfs",
+    "remove", "statvfs", "setstat", "fsetstat", "lsetstat", "mkdir", "rmdir", "readlink", "symlink",
+    "link",
 )  # fmt: skip
 
 
@@ -87,8 +89,12 @@ class ProgrammableServer:
         """Awaited when a password has arrived, before it is judged."""
         self.at_name: Callable[[ProgrammableServer], Awaitable[None]] | None = None
         """Awaited when a user name has arrived, before it is answered."""
+        self.strict_key_exchange = True
+        """Off: the server is as one written before 2024, when the Terrapin attack was answered."""
         self.change_password = False
         self.offers_sftp = True
+        self.ignores_case = False
+        """A file is found under its name in capitals, too, as on Windows."""
         self.limits: asyncssh.SFTPLimits | None = None
         """What is answered to limits@openssh.com."""
         self.file_hash: Callable[[bytes], bytes] | None = None
@@ -97,6 +103,7 @@ class ProgrammableServer:
         """Further arguments for asyncssh.listen, set before entering."""
         self.login: asyncssh.SSHServerConnection | None = None
         self.port = 0
+        self._logins: list[asyncssh.SSHServerConnection] = []
         self._loop = asyncio.new_event_loop()
         self._listening = Event()
         self._thread = Thread(target=self._run, daemon=True)
@@ -128,7 +135,7 @@ class ProgrammableServer:
 
     def credentials(self, **changes: Any) -> Credentials:
         """Give the right password, with `changes` made."""
-        return replace(Credentials(password=Secret(PASSWORD.encode())), **changes)
+        return replace(Credentials(password=Secret(self.password.encode())), **changes)
 
     def abort(self) -> None:
         """Reset the connection of whoever logs in at this moment; to be called by the hooks."""
@@ -168,6 +175,9 @@ class ProgrammableServer:
         assert self._acceptor
         self._acceptor.close()
         await self._acceptor.wait_closed()
+        for login in self._logins:
+            login.abort()
+            await login.wait_closed()
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
@@ -244,6 +254,15 @@ class _FileHash:
         return String("check-file") + String("sha256") + self._digest
 
 
+class _NotStrict(asyncssh.SSHServerConnection):
+    """A connection that neither offers nor keeps to the strict key exchange."""
+
+    _strict_kex = property(lambda _: False, lambda _, _value: None)
+
+    def _get_extra_kex_algs(self) -> list[bytes]:
+        return [b"ext-info-s"]
+
+
 class _Login(asyncssh.SSHServer):
     def __init__(self, server: ProgrammableServer) -> None:
         self._server = server
@@ -251,8 +270,11 @@ class _Login(asyncssh.SSHServer):
         self._connection: asyncssh.SSHServerConnection | None = None
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        if not self._server.strict_key_exchange:
+            conn.__class__ = _NotStrict  # asyncssh has no setting for it
         self._connection = conn
         self._server.login = conn
+        self._server._logins.append(conn)
 
     def session_requested(self) -> Any:
         assert self._connection
@@ -274,7 +296,7 @@ class _Login(asyncssh.SSHServer):
             await self._server.verdict(self._server)
         if self._server.change_password:
             raise asyncssh.PasswordChangeRequired("change it")
-        return password == PASSWORD
+        return password == self._server.password
 
     def kbdint_auth_supported(self) -> bool:
         return self._server.prompts is not None
@@ -292,7 +314,7 @@ class _Login(asyncssh.SSHServer):
         self._rounds += 1
         if self._rounds < len(self._server.prompts):
             return self._challenge()
-        return list(responses) == [PASSWORD] or (not responses and self._rounds > 1)
+        return list(responses) == [self._server.password] or (not responses and self._rounds > 1)
 
     def _challenge(self) -> Any:
         assert self._server.prompts is not None
@@ -302,8 +324,24 @@ class _Login(asyncssh.SSHServer):
 class _Files(asyncssh.SFTPServer):
     def __init__(self, server: ProgrammableServer, channel: Any) -> None:
         super().__init__(channel, chroot=str(server.root).encode())
+        self._ignores_case = server.ignores_case
+        self._operations = server.operations
         for name in _OPERATIONS:
             setattr(self, name, self._hooked(server, name, getattr(super(), name)))
+
+    def scandir(self, path: bytes) -> Any:
+        """List a directory; no hook is asked."""
+        self._operations.append("scandir")
+        return super().scandir(path)
+
+    def map_path(self, path: bytes) -> bytes:
+        """Give the local path, of a file that is there already where only the case differs."""
+        local: bytes = super().map_path(path)
+        if not self._ignores_case:
+            return local
+        wanted = Path(os.fsdecode(local))
+        same = (one for one in wanted.parent.iterdir() if one.name.lower() == wanted.name.lower())
+        return os.fsencode(next(same, wanted))
 
     def _hooked(
         self, server: ProgrammableServer, name: str, operation: Callable[..., Any]

@@ -5,6 +5,9 @@
         proxy.cut_after = 1_000_000   # bytes from the client, then both sides are reset
         proxy.hold.set()              # nothing passes any more, in both directions, until cleared
         proxy.one_way = 0.025         # seconds each direction is late: 50 ms of round trip
+        proxy.rate = 1_000            # bytes a second in each direction, at most
+        proxy.loss = 0.1              # of the packets, before TCP sees them; for new connections
+        proxy.forgets_after = 2       # seconds without a byte; then nothing passes any more
 
 Attributes may be changed at any time and count for what arrives from then on. `seen` are the bytes
 that have come from the client, over all connections, and `answered` those from the server.
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import ctypes
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -29,22 +33,48 @@ _CALLS = ctypes.CDLL(None)
 @contextmanager
 def black_hole(port: int = 0, address: str = "127.0.0.1") -> Iterator[int]:
     """Give a port of the address that lets nobody in: a connect gets no answer at all."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with ExitStack() as stack:
-        listening = stack.enter_context(socket.socket())
+        listening = stack.enter_context(socket.socket(family))
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((address, port))
         listening.listen(0)
         for _ in range(2):
-            waiting = stack.enter_context(socket.socket())
+            waiting = stack.enter_context(socket.socket(family))
             waiting.setblocking(False)
             waiting.connect_ex(listening.getsockname())
         yield listening.getsockname()[1]
 
 
-class Proxy:
-    """Passes every connection on to a port of 127.0.0.1; a context manager."""
+def _lose(connection: socket.socket, share: float) -> None:
+    """Have the kernel lose packets that arrive here by chance, before its TCP has seen them.
 
-    def __init__(self, target_port: int, *, one_way: float = 0) -> None:
+    A classic BPF program, as tcpdump's (linux/filter.h): load a random number, compare it, and keep
+    all of the packet or nothing. The sender gets no acknowledgement and must send it again.
+    """
+    random, attach_filter = 0xFFFFF000 + 56, 26  # SKF_AD_RANDOM, SO_ATTACH_FILTER
+    program = [
+        (0x20, 0, 0, random),
+        (0x35, 1, 0, int(share * 2**32)),
+        (6, 0, 0, 0),
+        (6, 0, 0, 2**31),
+    ]
+    code = b"".join(struct.pack("HBBI", *instruction) for instruction in program)
+    buffer = ctypes.create_string_buffer(code)
+    connection.setsockopt(
+        socket.SOL_SOCKET,
+        attach_filter,
+        struct.pack("HP", len(program), ctypes.addressof(buffer)),
+    )
+
+
+class Proxy:
+    """Passes every connection on to a port of 127.0.0.1; a context manager.
+
+    `buffer` is how many bytes the kernel keeps for it of what it has not read yet, instead of megabytes.
+    """
+
+    def __init__(self, target_port: int, *, one_way: float = 0, buffer: int | None = None) -> None:
         self.target = target_port
         self.one_way = one_way
         self.cut_after: int | None = None
@@ -56,12 +86,21 @@ class Proxy:
 
         Nothing is passed on for an empty one; None ends that direction alone (FIN).
         """
+        self.rate: int | None = None
+        self.loss = 0.0
+        self.forgets_after: float | None = None
+        self.last_seen = 0.0
+        """When the last bytes came from a client, by the monotonic clock."""
         self.seen = 0
         self.answered = 0
         self.connections = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
+        if buffer is not None:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         self.port: int = self._listener.getsockname()[1]
         self._seen_of: dict[int, int] = {}
+        self._passed_at: dict[int, float] = {}
+        self._forgotten: set[int] = set()
         self._open: list[socket.socket] = []
         self._threads: list[Thread] = []
         self._ended = Event()
@@ -81,6 +120,16 @@ class Proxy:
             thread.join(10)
         for side in (self._listener, *self._open):
             side.close()
+
+    @property
+    def lost(self) -> int:
+        """How many packets were lost on the way to us."""
+        # SO_MEMINFO of linux/sock_diag.h: nine numbers, the last one is SK_MEMINFO_DROPS
+        meminfo, numbers = 55, struct.Struct("9I")
+        return sum(
+            numbers.unpack(side.getsockopt(socket.SOL_SOCKET, meminfo, numbers.size))[-1]
+            for side in self._open
+        )
 
     def cut(self) -> None:
         """Reset every open connection."""
@@ -103,6 +152,9 @@ class Proxy:
                 server = socket.create_connection(("127.0.0.1", self.target))
                 for side in (client, server):
                     side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    if self.loss:
+                        _lose(side, self.loss)
+                self._passed_at[self.connections] = time.monotonic()
                 self._open += [client, server]
                 self._pump(client, server, self.connections, from_client=True)
                 self._pump(server, client, self.connections, from_client=False)
@@ -124,10 +176,13 @@ class Proxy:
         data = b"-"
         while data:
             try:
-                data = source.recv(_PIECE)
+                data = source.recv(_PIECE if self.rate is None else max(1, self.rate // 20))
             except OSError:
                 data = b""
+            self._slow_down(len(data))
+            self._remember(number)
             if from_client:
+                self.last_seen = time.monotonic()
                 self.seen += len(data)
                 self._seen_of[number] = self._seen_of.get(number, 0) + len(data)
                 if self.cut_after is not None and self.seen >= self.cut_after:
@@ -144,9 +199,23 @@ class Proxy:
                 data = passed_on or b""
             late.put((time.monotonic() + self.one_way, data))
 
+    def _slow_down(self, size: int) -> None:
+        if self.rate is not None:
+            self._ended.wait(size / self.rate)
+
+    def _remember(self, number: int) -> None:
+        now = time.monotonic()
+        if self.forgets_after is not None and now - self._passed_at[number] > self.forgets_after:
+            self._forgotten.add(number)
+        self._passed_at[number] = now
+
     def _is_held(self, number: int) -> bool:
         limit = self.hold_after.get(number)
-        return self.hold.is_set() or (limit is not None and self._seen_of.get(number, 0) > limit)
+        return (
+            self.hold.is_set()
+            or number in self._forgotten
+            or (limit is not None and self._seen_of.get(number, 0) > limit)
+        )
 
     def _write(self, sink: socket.socket, late: SimpleQueue[tuple[float, bytes]]) -> None:
         with suppress(OSError):

@@ -161,7 +161,9 @@ def engine(peer: Any) -> Engine:
 def session(peer: Any, endpoint: Endpoint, limits: Limits) -> Session:
     """Start SFTP with `peer` and give the session, as `connect` does after a login."""
     started = engine(peer)
-    transport: Any = SimpleNamespace(remote_version="SSH-2.0-peer")
+    transport: Any = SimpleNamespace(
+        remote_version="SSH-2.0-peer", is_strict=True, negotiated="nothing"
+    )
     connection = Connection(transport, started._watchdog, "127.0.0.1", PLACE, _HOST_KEY)  # type: ignore[arg-type]
     with _mapped(connection):
         started.start()

@@ -9,7 +9,6 @@ there once. It knows no extensions, and its RENAME replaces what is there (relia
 
 from __future__ import annotations
 
-import fcntl
 import json
 import subprocess
 import tempfile
@@ -21,29 +20,10 @@ from typing import Any, Self
 from mxdeliver.core.model import Endpoint, HostKeyPin
 from mxdeliver.core.secret import Secret
 from mxdeliver.edge.sftp import Credentials
+from tests.support.npm import install
 from tests.support.openssh import fingerprint, key_pair
 
 _SOURCE = Path(__file__).with_name("ssh2_server")
-
-
-def _install() -> None:
-    """Install the pinned packages, unless that was done for this lock file; one process at a time."""
-    lock_file = _SOURCE / "package-lock.json"
-    installed = _SOURCE / "node_modules/installed-lock.json"
-    with (_SOURCE / ".installing").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if installed.exists() and installed.read_bytes() == lock_file.read_bytes():
-            return
-        # what is optional there is compiled code, for speed alone
-        done = subprocess.run(
-            ["npm", "ci", "--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund"],
-            cwd=_SOURCE,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        installed.write_bytes(lock_file.read_bytes())
 
 
 class Ssh2Server:
@@ -87,7 +67,7 @@ class Ssh2Server:
         return replace(Credentials(password=Secret(self.password.encode())), **changes)
 
     def __enter__(self) -> Self:
-        _install()
+        install(_SOURCE)
         self._process = subprocess.Popen(
             ["node", _SOURCE / "server.js"],
             stdin=subprocess.PIPE,

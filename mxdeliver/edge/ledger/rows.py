@@ -336,6 +336,7 @@ def attempts_of(connection: Connection, delivery_id: int) -> list[Attempt]:
             ended_at=row.ended_at,
             outcome=Outcome(row.outcome),
             error_code=row.error_code,
+            error=row.error,
         )
         for row in rows
     ]

@@ -12,7 +12,7 @@ publish         temporary names to final names
 session         what the rest of the program uses
 """
 
-from mxdeliver.edge.sftp.failures import RenameRefused, TemporaryVanished
+from mxdeliver.edge.sftp.failures import NameUnknown, RenameRefused, TemporaryVanished
 from mxdeliver.edge.sftp.model import (
     Credentials,
     Evidence,
@@ -33,6 +33,7 @@ __all__ = [
     "Evidence",
     "Limits",
     "Move",
+    "NameUnknown",
     "Ownership",
     "PeerFacts",
     "RemoteAttributes",

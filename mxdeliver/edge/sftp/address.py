@@ -26,6 +26,7 @@ from mxdeliver.core.errors import (
     PortNotAllowed,
     StopRequested,
 )
+from mxdeliver.edge.sftp.failures import NameUnknown
 from mxdeliver.edge.sftp.model import Limits
 
 Address: TypeAlias = IPv4Address | IPv6Address
@@ -53,7 +54,7 @@ def addresses(
 ) -> tuple[Address, ...]:
     """Resolve `host` once, within `seconds`; IPv4-mapped IPv6 addresses become IPv4.
 
-    Raises DnsFailed and StopRequested. The resolver runs in a thread of its own, because getaddrinfo has no time limit.
+    Raises DnsFailed (NameUnknown) and StopRequested. The resolver runs in a thread of its own, because getaddrinfo has no time limit.
     """
     answer: list[Sequence[str]] = []
     failure: list[OSError] = []
@@ -73,7 +74,8 @@ def addresses(
         thread.join(min(left, _LOOK_EVERY_MS / 1000))
     if failure:
         reason = failure[0].strerror or str(failure[0])
-        raise DnsFailed(f"{host} cannot be resolved: {reason}") from failure[0]
+        kind = NameUnknown if failure[0].errno == socket.EAI_NONAME else DnsFailed
+        raise kind(f"{host} cannot be resolved: {reason}") from failure[0]
     if not answer:
         raise DnsFailed(f"{host} was not resolved within {seconds:g} s")
     found = tuple(dict.fromkeys(_normalised(text) for text in answer[0]))

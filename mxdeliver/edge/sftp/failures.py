@@ -1,8 +1,9 @@
-"""From a server's status to an error of the program."""
+"""From a server's status to an error of the program, and the errors that only this package tells apart."""
 
 from __future__ import annotations
 
 from mxdeliver.core.errors import (
+    DnsFailed,
     MxdeliverError,
     RemoteDenied,
     RemoteDirectoryMissing,
@@ -15,6 +16,17 @@ from mxdeliver.edge.sftp.engine import Reply, Status
 
 _FULL = ("no space", "quota", "disk full", "space left", "out of space", "not enough space")
 _NAME = ("name too long", "invalid name", "invalid file name", "illegal name", "bad file name")
+
+
+class NameUnknown(DnsFailed):
+    """The resolver has answered, and the answer is that there is no such name (NXDOMAIN)."""
+
+    remedy = "Ask the client whether their server's name has changed, then correct `sftp.host`."
+
+    @classmethod
+    def is_told_in(cls, text: str | None) -> bool:
+        """Tell whether a text that the ledger has kept is one of this class: the code is DnsFailed's."""
+        return text is not None and text.endswith(cls.remedy)
 
 
 class RenameRefused(RemoteDenied):

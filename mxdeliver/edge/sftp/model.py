@@ -44,13 +44,18 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerFacts:
-    """Who answered: literal address, host key as `SHA256:…`, SSH version line, SFTP extensions."""
+    """Who answered: literal address, host key as `SHA256:…`, SSH version line, SFTP extensions.
+
+    `is_strict` tells whether the key exchange was, `negotiated` names what came of it.
+    """
 
     address: str
     port: int
     host_key: str
     server: str
     extensions: frozenset[str]
+    is_strict: bool
+    negotiated: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,6 +53,7 @@ _READS_UNDER_WAY = 32
 _READ_ONLY = 0x01
 _STATVFS = "statvfs@openssh.com"
 _LEAST_FREE_BYTES = 1024 * 1024
+_SOON = 0.5
 
 
 def _never() -> bool:
@@ -110,18 +111,29 @@ def _start_sftp(connection: Connection, limits: Limits) -> Engine:
     place, seconds = connection.place, limits.session
 
     def late() -> MxdeliverError:
-        return SftpUnavailable(f"{place} did not start SFTP within {seconds:g} s")
+        return Stalled(f"{place} did not start SFTP within {seconds:g} s")
 
     with _mapped(connection), connection.watchdog.limit(seconds, late):
-        engine = Engine(_open_channel(connection, seconds), connection.watchdog, place)
-        engine.start()
+        engine = Engine(_open_channel(connection), connection.watchdog, place)
+        try:
+            engine.start()
+        except SftpUnavailable:
+            if _has_ended(connection):
+                raise EOFError from None  # by itself or by the watchdog: it tells nothing of SFTP
+            raise
     return engine
 
 
-def _open_channel(connection: Connection, seconds: float) -> Channel:
+def _has_ended(connection: Connection) -> bool:
+    """Tell whether the connection has ended, not the channel alone: it closes channels first."""
+    connection.transport.join(_SOON)
+    return not connection.transport.is_alive()
+
+
+def _open_channel(connection: Connection) -> Channel:
     place = connection.place
     try:
-        channel = connection.transport.open_session(timeout=seconds)
+        channel = connection.transport.open_session()  # for as long as the watchdog lets it
     except ChannelException as error:
         raise SessionLimit(f"{place} opens no session: {error.text}") from error
     try:
@@ -169,6 +181,8 @@ class Session:
             host_key=key_sha256(connection.host_key),
             server=peer_text(connection.transport.remote_version),
             extensions=frozenset(engine.extensions),
+            is_strict=connection.transport.is_strict,
+            negotiated=connection.transport.negotiated,
         )
 
     def check_directory(self) -> None:

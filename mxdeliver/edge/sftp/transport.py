@@ -189,6 +189,24 @@ class PeerTransport(ServiceRequestingTransport):
         """What the server said before or instead of its SSH version, escaped and cut short."""
         return peer_text(bytes(self.packetizer.preamble).strip())  # type: ignore[attr-defined] # ours
 
+    @property
+    def is_strict(self) -> bool:
+        """Whether both sides kept to the strict key exchange, the answer to the Terrapin attack.
+
+        Without it ChaCha20 and CBC can be attacked (https://terrapin-attack.com): not in `CIPHERS`.
+        """
+        return bool(self.agreed_on_strict_kex)  # type: ignore[attr-defined] # not in the stubs
+
+    @property
+    def negotiated(self) -> str:
+        """Key exchange, ciphers, and MACs where a cipher needs them, by their names."""
+        exchanges = self.offered["kex_algo_list"]
+        ciphers = (self.local_cipher, self.remote_cipher)  # type: ignore[attr-defined] # not in the stubs
+        macs = (self.local_mac, self.remote_mac)  # type: ignore[attr-defined] # not in the stubs
+        needed = [mac for cipher, mac in zip(ciphers, macs, strict=True) if "gcm" not in cipher]
+        exchange = next(name for name in self.get_security_options().kex if name in exchanges)
+        return ", ".join(dict.fromkeys([exchange, *ciphers, *needed]))
+
     def get_exception(self) -> Exception | None:
         """Give what ended the transport; whatever else a garbled packet raised as SSHException."""
         error = super().get_exception()
