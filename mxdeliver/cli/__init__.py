@@ -12,6 +12,7 @@ from importlib import import_module
 import click
 
 from mxdeliver import __version__
+from mxdeliver.cli import process
 from mxdeliver.core.errors import (
     ConfigInvalid,
     Internal,
@@ -92,7 +93,17 @@ def command_line(arguments: list[str] | None = None) -> None:
     except Exception as error:  # noqa: BLE001 - a traceback may show what must not be shown
         show(Internal.of(error))
         status = EXIT_INTERNAL
-    sys.exit(status if isinstance(status, int) else 0)
+    sys.exit(_if_printed(status if isinstance(status, int) else 0))
+
+
+def _if_printed(status: int) -> int:
+    """Give the exit status; output that was cut short is no success."""
+    lost = process.lost_output()
+    if lost is None or status not in {0, EXIT_TEMPORARY}:
+        return status
+    if not isinstance(lost, BrokenPipeError):  # who reads no more need not be told
+        click.echo(f"mxdeliver: standard output is cut short: {lost.strerror}", err=True)
+    return EXIT_FAILED
 
 
 def show(error: MxdeliverError) -> None:
