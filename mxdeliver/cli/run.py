@@ -299,24 +299,15 @@ def show_troubles(
         result = report.results.get(delivery.key)
         # Days that were not tried wait behind the last one of their client that was.
         before = result or last.get(delivery.key.client_guid)
-        elsewhere = delivery.state is DeliveryState.RUNNING and result is None
-        if before is not None and isinstance(before.error, LeaseHeld):
-            elsewhere = True
-        if elsewhere and not by_hand:
+        held = delivery.key in report.elsewhere
+        behind = before is not None and isinstance(before.error, LeaseHeld)
+        if (held or behind) and not by_hand:
             continue
-        reason = (
-            "another process is at it" if before is None and elsewhere else _why_not_tried(before)
-        )
-        if delivery.error_code:
-            reason = f"{delivery.error_code}: {delivery.error}"
-        elif result is not None and result.error is not None:
-            reason = f"{result.error.code}: {result.error.explain()}"
-        if result is None and delivery.state is DeliveryState.PARKED and delivery.changed_at:
-            reason = f"since {delivery.changed_at:%Y-%m-%d %H:%M} UTC and not tried again, {reason}"
-        click.echo(
-            f"mxdeliver: {name}, {delivery.key.snapshot_date}: {delivery.state.value}, {reason}",
-            err=True,
-        )
+        state = delivery.state.value
+        if delivery.state is DeliveryState.RUNNING and not held:
+            state = "interrupted"
+        reason = _reason(delivery, result, before, held=held)
+        click.echo(f"mxdeliver: {name}, {delivery.key.snapshot_date}: {state}, {reason}", err=True)
     for skipped in report.skipped:
         click.echo(
             f"mxdeliver: {skipped.client.name}, {skipped.day}: skipped, the day has not ended "
@@ -325,9 +316,25 @@ def show_troubles(
         )
 
 
+def _reason(delivery: Delivery, result: Result | None, before: Result | None, *, held: bool) -> str:
+    if result is None and held:
+        return "another process is at it"
+    if delivery.error_code:
+        reason = f"{delivery.error_code}: {delivery.error}"
+    elif result is not None and result.error is not None:
+        reason = f"{result.error.code}: {result.error.explain()}"
+    else:
+        reason = _why_not_tried(before)
+    if result is None and delivery.state is DeliveryState.PARKED and delivery.changed_at:
+        return f"since {delivery.changed_at:%Y-%m-%d %H:%M} UTC and not tried again, {reason}"
+    return reason
+
+
 def _why_not_tried(before: Result | None) -> str:
     if before is None or before.error is None or isinstance(before.error, StopRequested):
         return "not tried before the run was stopped"
+    if isinstance(before.error, LeaseHeld):
+        return "not tried while another process is at an earlier day of this client"
     return f"not tried after {before.error.code} with an earlier day of this client"
 
 

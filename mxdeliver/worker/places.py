@@ -41,13 +41,15 @@ class Report:
     """What a run chose, how each of it ended, and what it left out.
 
     `results` holds the last attempt of each delivery that this run tried; a chosen delivery without
-    one was delivered before, or is parked, failed, or waiting.
+    one was delivered before, or is parked, failed, or waiting. `elsewhere` are those of it that
+    another process was at in the end.
     """
 
     chosen: tuple[DeliveryKey, ...]
     results: Mapping[DeliveryKey, Result]
     attempts: Mapping[DeliveryKey, int]
     skipped: tuple[Skipped, ...] = ()
+    elsewhere: frozenset[DeliveryKey] = frozenset()
 
 
 Renew: TypeAlias = Callable[[], tuple[Sequence[Client], Site] | None]
