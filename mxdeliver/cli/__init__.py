@@ -19,6 +19,7 @@ from mxdeliver.core.errors import (
     Kind,
     MxdeliverError,
     Problem,
+    UsageError,
 )
 
 EXIT_FAILED = 1
@@ -44,6 +45,13 @@ _COMMANDS = {
     "ledger": ("mxdeliver.cli.ledger", "Make a lost or damaged ledger anew from the spool."),
     "config": ("mxdeliver.cli.config", "Print the configuration's JSON Schema or a sample."),
 }  # fmt: skip
+
+
+class Refused(UsageError):
+    """The command is right, but not for what it names: nothing is done."""
+
+    kind = Kind.FAILED
+    remedy = ""
 
 
 class _Commands(click.Group):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from threading import Event
@@ -15,24 +14,19 @@ import click
 
 from mxdeliver import cli
 from mxdeliver.cli import options, process, wiring
+from mxdeliver.cli.documents import JsonCommand, broken_rows
 from mxdeliver.cli.progress import progress_bars
 from mxdeliver.core import calendar
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.errors import (
-    ConfigInvalid,
     DayNotClosed,
-    Internal,
     Kind,
     LeaseHeld,
-    MxdeliverError,
-    Problem,
     StopRequested,
 )
 from mxdeliver.core.model import Delivery, DeliveryState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mxdeliver.cli.wiring import Chosen
     from mxdeliver.core.breaker import Breaker
     from mxdeliver.deliver import Result, Site
@@ -40,7 +34,7 @@ if TYPE_CHECKING:
     from mxdeliver.worker import Renew, Report
 
 
-@click.command
+@click.command(cls=JsonCommand)
 @options.config_option
 @click.option("--date", "day", type=options.DATE, help="Deliver this day.")
 @click.option("--from", "first", type=options.DATE, help="Deliver the days from this one.")
@@ -71,16 +65,15 @@ def command(
     configuration is wrong, 70 a bug, 2 wrong usage. `mxdeliver status` tells of earlier days, too.
     """
     days = _days(day, first, last)
-    with errors_as_json(as_json):
-        configuration = wiring.load(config_path)
-        chosen = wiring.choose(configuration, names)
-        if dry_run:
-            if days and chosen.clients:
-                _refuse_open_days(chosen, days)
-            from mxdeliver.cli.dry_run import show_plan  # noqa: PLC0415 - see cli
+    configuration = wiring.load(config_path)
+    chosen = wiring.choose(configuration, names)
+    if dry_run:
+        if days and chosen.clients:
+            _refuse_open_days(chosen, days)
+        from mxdeliver.cli.dry_run import show_plan  # noqa: PLC0415 - see cli
 
-            return show_plan(configuration, chosen, days, as_json=as_json)
-        return run_chosen(configuration, chosen, days, as_json=as_json)
+        return show_plan(configuration, chosen, days, as_json=as_json)
+    return run_chosen(configuration, chosen, days, as_json=as_json)
 
 
 def _days(
@@ -95,37 +88,6 @@ def _days(
             raise click.UsageError("--to is before --from")
         return list(calendar.days(first, last))
     return None if day is None else [day]
-
-
-@contextmanager
-def errors_as_json(as_json: bool) -> Iterator[None]:
-    """Where --json is given, an error that stops the program is a document, too."""
-    try:
-        yield
-    except (click.ClickException, click.exceptions.Exit, click.Abort):
-        raise
-    except Exception as error:
-        if as_json:
-            known = error if isinstance(error, MxdeliverError) else Internal.of(error)
-            problems = known.problems if isinstance(known, ConfigInvalid) else ()
-            document = {
-                "code": known.code,
-                "message": known.explain(),
-                "problems": [_problem_row(one) for one in problems],
-            }
-            click.echo(json.dumps({"error": document}))
-        raise
-
-
-def _problem_row(problem: Problem) -> dict[str, object]:
-    return {
-        "code": cli.problem_code(problem),
-        "file": problem.file,
-        "line": problem.line,
-        "path": problem.path,
-        "problem": problem.problem,
-        "remedy": problem.remedy,
-    }
 
 
 def run_chosen(
@@ -261,18 +223,6 @@ def _document(
         "skipped": skipped,
         "broken": broken_rows(chosen),
     }
-
-
-def broken_rows(chosen: Chosen) -> list[dict[str, object]]:
-    """Give the clients whose entry in the configuration is wrong, for a JSON document."""
-    return [
-        {
-            "client_guid": one.guid,
-            "name": one.name,
-            "problems": [_problem_row(problem) for problem in one.problems],
-        }
-        for one in chosen.broken
-    ]
 
 
 def show_broken(chosen: Chosen) -> None:
