@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from threading import Lock
 from typing import Self, TypeAlias
@@ -50,22 +50,37 @@ _Secrets: TypeAlias = tuple[str | None, ...]
 _Login: TypeAlias = tuple[tuple[str, int, str], _Secrets]
 
 
+@dataclass(slots=True)
+class Learnt:
+    """What a run has learnt of logins so far, also before its configuration changed.
+
+    Attempts that are under way keep their turn, and what they meet counts for those that come.
+    """
+
+    remembered: dict[str, _Past] = field(default_factory=dict)
+    met: dict[_Login, Refusal] = field(default_factory=dict)
+    went_well: set[_Login] = field(default_factory=set)
+    turns: dict[_Login, Lock] = field(default_factory=dict)
+    lock: Lock = field(default_factory=Lock)
+
+
 class Logins:
     """Which clients' logins were refused, as far as the ledger knows and nothing has changed since."""
 
     def __init__(
-        self, clients: Sequence[Client], ledger: Ledger, *, context: Callable[[Client], str]
+        self,
+        clients: Sequence[Client],
+        ledger: Ledger,
+        *,
+        context: Callable[[Client], str],
+        learnt: Learnt,
     ) -> None:
         self._accounts: dict[tuple[str, int, str], list[Client]] = {}
         for client in clients:
             self._accounts.setdefault(_account(client), []).append(client)
         self._ledger = ledger
         self._context = context
-        self._remembered: dict[str, _Past] = {}
-        self._met: dict[_Login, Refusal] = {}
-        self._went_well: set[_Login] = set()
-        self._turns: dict[_Login, Lock] = {}
-        self._lock = Lock()
+        self._learnt = learnt
 
     def refusal(self, client: Client) -> Refusal | None:
         """Give the refusal that stands against a login of the client's, or None.
@@ -73,7 +88,7 @@ class Logins:
         It was met with the same secret at the same account, for whichever client. A person's
         `resume` and a delivery that went through lift it.
         """
-        if self._met and (met := self._met.get(self._login(client))) is not None:
+        if self._learnt.met and (met := self._learnt.met.get(self._login(client))) is not None:
             return met
         account = self._accounts[_account(client)]
         if not any(self._past(other).refused for other in account):
@@ -105,26 +120,29 @@ class Logins:
         refusal that is raised inside is remembered at once: the ledger may not be able to.
         """
         login = self._login(client)
-        with self._lock:
-            turn = self._turns.setdefault(login, Lock())
-        waits = login not in self._went_well
+        with self._learnt.lock:
+            turn = self._learnt.turns.setdefault(login, Lock())
+        waits = login not in self._learnt.went_well
         while waits and not turn.acquire(timeout=_LOOK_SECONDS):
             if stop():
                 raise StopRequested("stopped before logging in")
         free = _Once(turn.release if waits else lambda: None)
 
         def went_well() -> None:
-            self._went_well.add(login)
+            self._learnt.went_well.add(login)
             free()
 
         try:
+            if waits:  # another may have met something meanwhile
+                for other in self._accounts[_account(client)]:
+                    self._learnt.remembered.pop(other.guid, None)
             if (refusal := self.refusal(client)) is not None:
                 raise refusal.as_error()
             yield went_well
         except MxdeliverError as error:
             if _is_login(error.code):
-                self._went_well.discard(login)
-                self._met[login] = Refusal(code=error.code, text=error.explain())
+                self._learnt.went_well.discard(login)
+                self._learnt.met[login] = Refusal(code=error.code, text=error.explain())
             raise
         finally:
             free()
@@ -154,19 +172,19 @@ class Logins:
     def forget(self, client: Client | None = None) -> None:
         """Ask the ledger anew about the client, or about everyone."""
         if client is None:
-            self._remembered.clear()
+            self._learnt.remembered.clear()
         else:
-            self._remembered.pop(client.guid, None)
-            self._met.pop(self._login(client), None)  # the ledger knows it by now
+            self._learnt.remembered.pop(client.guid, None)
+            self._learnt.met.pop(self._login(client), None)  # the ledger knows it by now
 
     def _login(self, client: Client) -> _Login:
         return _account(client), self._secrets(client)
 
     def _past(self, client: Client) -> _Past:
-        past = self._remembered.get(client.guid)
+        past = self._learnt.remembered.get(client.guid)
         if past is None:
             past = _Past.of(self._ledger.deliveries(client_guid=client.guid))
-            self._remembered[client.guid] = past
+            self._learnt.remembered[client.guid] = past
         return past
 
     def _secrets(self, client: Client) -> _Secrets:

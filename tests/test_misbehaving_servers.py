@@ -13,7 +13,16 @@ import pytest
 
 from mxdeliver.core.model import Outcome
 from mxdeliver.edge.ledger import Lease
-from tests.support.attempts import DAY, attempt, crash, is_whole, one_day, resume, sealed
+from tests.support.attempts import (
+    DAY,
+    attempt,
+    crash,
+    is_whole,
+    one_day,
+    profile,
+    resume,
+    sealed,
+)
 from tests.support.invariants import watched
 from tests.support.openssh import OpenSSHServer
 from tests.support.outcomes import assert_log_is_valid
@@ -65,6 +74,15 @@ FAULTS = {
         "open", raising(asyncssh.SFTPFailure("File name too long")), "REMOTE_NAME",
     ),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", [b"", b"\0\0", b"\0\0\0\x0acheck-file"], ids=len)
+def test_hashes_that_cannot_be_read_are_done_without_and_that_is_remembered(party, server, answer):
+    server.file_hash = lambda _path: answer
+    assert attempt(party).outcome is Outcome.DELIVERED
+    assert party.received() == sealed(party)
+    assert "check-file-name" in server.operations
+    assert profile(party).level == "size"
 
 
 @pytest.mark.parametrize("fault", FAULTS)

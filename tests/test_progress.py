@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import subprocess
 from datetime import date
 
 import pytest
 
 from tests.support.deployment import Deployment
 from tests.support.openssh import OpenSSHServer
+from tests.support.terminal import run_on_a_terminal
 from tests.support.warehouse import make_warehouse
 
 DAY = "2026-11-20"
@@ -25,28 +23,6 @@ def deployment(tmp_path):
             deployment.warehouse, clients=[party.guid], days=[date.fromisoformat(DAY)], rows=3
         )
         yield deployment
-
-
-def run_on_a_terminal(deployment, *arguments):
-    deployment.write()
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        deployment.command(*arguments),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=theirs,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
-    )
-    os.close(theirs)
-    shown = b""
-    try:
-        while piece := os.read(ours, 65536):
-            shown += piece
-    except OSError:  # the other side was closed
-        pass
-    output, _ = process.communicate()
-    os.close(ours)
-    return process.returncode, output, shown.decode()
 
 
 def test_a_terminal_shows_each_delivery_to_its_end(deployment):

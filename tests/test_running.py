@@ -25,6 +25,7 @@ from tests.support.outcomes import (
     small_deployment,
 )
 from tests.support.proxy import Proxy
+from tests.support.terminal import run_on_a_terminal
 
 SHORT = {"attempts": 2, "initial": "1s", "maximum": "1s"}
 LONG = {"attempts": 1, "initial": "100d", "maximum": "100d", "deadline": "360d"}
@@ -291,13 +292,51 @@ def test_a_run_tells_by_its_exit_status_of_what_another_is_at(deployment):
         (row,) = document["deliveries"]
         assert (status, row["state"], row["attempts"]) == (75, "running", 0)
         assert next_step(deployment, party).endswith("under way")
+        _, _, shown = run_on_a_terminal(deployment, "run")
+        assert f"Under way, {DAY}: running, another process is at it\r\n" in shown
+        assert_nothing_arrived(party)
+        days = ("--from", str(DAY), "--to", str(DAY + timedelta(days=1)))
+        assert (
+            deployment.run("run", *days)
+            .stderr.splitlines()[-1]
+            .endswith(
+                "waiting, not tried while another process is at an earlier day of this client"
+            )
+        )
     finally:
         process.kill()
         process.communicate()
-    assert next_step(deployment, party).endswith(
-        "interrupted, its process is gone; the next `mxdeliver run` goes on with it"
+    interrupted = "interrupted, its process is gone; the next `mxdeliver run` goes on with it"
+    assert f"{DAY} Under way: {interrupted}" in next_step(deployment, party)
+    rows = run_due(deployment).document["deliveries"]
+    assert [row["state"] for row in rows] == ["delivered", "delivered"]
+
+
+def test_nobody_is_said_to_be_at_the_delivery_of_a_run_that_is_gone(deployment):
+    party = add_client(deployment, "Interrupted", resources="standard")
+    fill(deployment, rows=2000)
+    process = deployment.start("run", "--date", str(DAY))
+    log = deployment.folder / "logs/deliveries.jsonl"
+    wait_until(lambda: log.exists() and "file.built" in log.read_text(), "the first file")
+    process.kill()
+    process.communicate()
+    party.entry |= {"sftp": {**party.entry["sftp"], "port": free_port()}, "retry": LONG}
+    before = str(DAY - timedelta(days=1))
+    assert run_day(deployment, "--date", before).row(party)["state"] == "waiting"
+    # behind a day that waits, a run leaves alone what nobody is at, as any other day
+    due = run_due(deployment)
+    assert (due.status, due.document["deliveries"], due.stderr) == (0, [], "")
+    done = deployment.run("run", "--from", before, "--to", str(DAY))
+    assert done.returncode == 75
+    assert done.stderr.splitlines()[-1] == (
+        f"mxdeliver: Interrupted, {DAY}: interrupted, not tried after CONNECT_REFUSED with an "
+        "earlier day of this client"
     )
-    assert run_due(deployment).row(party)["state"] == "delivered"
+    # also in a cron mail
+    assert resume(deployment, party, "--date", before).returncode == 0
+    done = deployment.run("run")
+    assert (done.returncode, len(done.stderr.splitlines())) == (75, 2), done.stderr
+    assert f"{DAY}: interrupted, not tried after" in done.stderr
 
 
 def test_five_runs_and_a_daemon_at_once_deliver_once(deployment):

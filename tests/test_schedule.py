@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import threading
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from threading import Event
@@ -137,3 +139,46 @@ def test_an_alarm_asked_for_at_once_is_never_lost(caplog):
     Alarm(wake, stop, every=timedelta(seconds=20)).keep()
     assert len(rung) == 300
     assert [record.getMessage() for record in caplog.records] == []
+
+
+class _NoThreadOnce(logging.Handler):
+    """Lets the next thread's start fail, as on a host without memory for its stack.
+
+    From APScheduler's word that it has the first alarm to its word that it could not start it.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.failures = 0
+
+    def emit(self, record):
+        if record.msg.startswith("Added job") and not self.failures:
+            threading.stack_size(1 << 47)  # all of the address space
+        elif record.msg.startswith("Error submitting job"):
+            threading.stack_size(0)
+            self.failures += 1
+
+
+def test_an_alarm_that_could_not_be_started_is_set_again():
+    stop, rung = Event(), []
+
+    def wake():
+        rung.append(None)
+        if len(rung) == 3:
+            stop.set()
+
+    hurdle, logger = _NoThreadOnce(), logging.getLogger("apscheduler.scheduler")
+    level = logger.level
+    logger.addHandler(hurdle)
+    logger.setLevel(logging.INFO)
+    # An alarm that is lost would be waited for without an end.
+    guard = threading.Timer(20, stop.set)
+    guard.start()
+    try:
+        Alarm(wake, stop, every=timedelta(seconds=0.1)).keep()
+    finally:
+        guard.cancel()
+        threading.stack_size(0)
+        logger.removeHandler(hurdle)
+        logger.setLevel(level)
+    assert (hurdle.failures, len(rung)) == (1, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import sqlite3
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from tests.support.outcomes import (
     run_due,
     small_deployment,
 )
+from tests.support.programmable import ProgrammableServer
 from tests.support.proxy import Proxy
 
 pytestmark = pytest.mark.xdist_group("running")
@@ -156,6 +158,39 @@ def test_a_refusal_that_the_ledger_could_not_be_told_is_no_reason_to_log_in_agai
         report = worker.run_days(clients, days, site, places=2, stop=stop)
     assert failed_logins(server) == before + 1
     assert {one.outcome.value for one in report.results.values()} == {"failed"}
+
+
+def test_a_login_is_tried_once_also_where_the_daemon_learns_of_who_shares_it_meanwhile(
+    tmp_path, deployment
+):
+    judging, judged = Event(), Event()
+
+    async def verdict(_server):
+        judging.set()
+        await asyncio.to_thread(judged.wait, 60)
+
+    with ProgrammableServer(tmp_path) as account:
+        sftp = {"port": account.port, "host_keys": list(account.pins.values())}
+        sftp |= {"directory": "/incoming", "username": account.username}
+        account.verdict = verdict
+        deployment.document["schedule"] = {"workers": 3, "due_after": "0s"}
+        deployment.document["defaults"]["active_since"] = str(DAY + timedelta(days=1))
+        refused = add_client(deployment, "Refused", sftp=sftp)
+        fill(deployment)
+        with daemon(deployment):
+            assert judging.wait(60)
+            sharing = add_client(deployment, "Sharing", sftp=sftp)
+            deployment.write()
+            wait_until(lambda: sharing.guid in guids(deployment, "bundle.sealed"), "its files", 60)
+            # Once more: it has had its time to log in when this one is delivered.
+            other = add_client(deployment, "Other")
+            deployment.write()
+            wait_until(lambda: other.guid in guids(deployment, "delivery.delivered"), "it", 60)
+            assert len(account.passwords) == 1, "two logins at once"
+            judged.set()
+            wait_until(lambda: len(guids(deployment, "delivery.parked")) == 2, "both", 60)
+        assert set(guids(deployment, "delivery.parked")) == {refused.guid, sharing.guid}
+        assert len(account.passwords) == 1
 
 
 # -- waits -----------------------------------------------------------------------------------------

@@ -12,12 +12,14 @@ from importlib import import_module
 import click
 
 from mxdeliver import __version__
+from mxdeliver.cli import process
 from mxdeliver.core.errors import (
     ConfigInvalid,
     Internal,
     Kind,
     MxdeliverError,
     Problem,
+    UsageError,
 )
 
 EXIT_FAILED = 1
@@ -43,6 +45,13 @@ _COMMANDS = {
     "ledger": ("mxdeliver.cli.ledger", "Make a lost or damaged ledger anew from the spool."),
     "config": ("mxdeliver.cli.config", "Print the configuration's JSON Schema or a sample."),
 }  # fmt: skip
+
+
+class Refused(UsageError):
+    """The command is right, but not for what it names: nothing is done."""
+
+    kind = Kind.FAILED
+    remedy = ""
 
 
 class _Commands(click.Group):
@@ -92,7 +101,17 @@ def command_line(arguments: list[str] | None = None) -> None:
     except Exception as error:  # noqa: BLE001 - a traceback may show what must not be shown
         show(Internal.of(error))
         status = EXIT_INTERNAL
-    sys.exit(status if isinstance(status, int) else 0)
+    sys.exit(_if_printed(status if isinstance(status, int) else 0))
+
+
+def _if_printed(status: int) -> int:
+    """Give the exit status; output that was cut short is no success."""
+    lost = process.lost_output()
+    if lost is None or status not in {0, EXIT_TEMPORARY}:
+        return status
+    if not isinstance(lost, BrokenPipeError):  # who reads no more need not be told
+        click.echo(f"mxdeliver: standard output is cut short: {lost.strerror}", err=True)
+    return EXIT_FAILED
 
 
 def show(error: MxdeliverError) -> None:

@@ -11,7 +11,7 @@ import click
 
 from mxdeliver import cli
 from mxdeliver.cli import options, process, wiring
-from mxdeliver.cli.run import errors_as_json
+from mxdeliver.cli.documents import JsonCommand
 from mxdeliver.core import calendar
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.errors import DayNotClosed
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mxdeliver.edge.config import Configuration
 
 
-@click.command
+@click.command(cls=JsonCommand)
 @options.config_option
 @click.option("--client", "name", required=True, help="The client (guid or name).")
 @click.option("--date", "day", type=options.DATE, required=True, help="The day.")
@@ -35,10 +35,9 @@ def command(config_path: Path, name: str, day: SnapshotDate, reason: str, as_jso
     know. Who said so, when and why stays in the ledger. What lies on the client's server is neither
     looked at nor touched.
     """
-    with errors_as_json(as_json):
-        configuration = wiring.load(config_path)
-        process.harden()
-        return _adopt(configuration, name, day, reason.strip(), as_json=as_json)
+    configuration = wiring.load(config_path)
+    process.harden()
+    return _adopt(configuration, name, day, reason.strip(), as_json=as_json)
 
 
 def _adopt(
@@ -55,8 +54,7 @@ def _adopt(
         chosen = wiring.choose(configuration, (name,), ledger)
         guid, client = _one(chosen, name)
         if client is None and ledger.latest(guid, day) is None:
-            click.echo(f"mxdeliver: the ledger knows nothing of {name}, {day}", err=True)
-            return cli.EXIT_FAILED
+            raise cli.Refused(f"the ledger knows nothing of {name}, {day}")
         adopted = ledger.adopt(guid, day, client=client, reason=reason, now=now)
         left = len(ledger.temporaries(adopted.key))
         who = ledger.history(client_guid=guid)[-1].who

@@ -12,8 +12,8 @@ import click
 
 from mxdeliver import cli
 from mxdeliver.cli import options, process, wiring
+from mxdeliver.cli.documents import JsonCommand
 from mxdeliver.cli.key import spaced
-from mxdeliver.core.errors import ConfigInvalid, Problem
 from mxdeliver.core.manifest import STANDARD_RESOURCES
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _WORST_FIRST = (
 )
 
 
-@click.command
+@click.command(cls=JsonCommand)
 @options.config_option
 @click.option(
     "--client", "names", multiple=True, help="Only this client (guid or name); repeatable."
@@ -43,15 +43,9 @@ def command(config_path: Path, names: tuple[str, ...], *, as_json: bool) -> int:
     or a source's data is wrong, 75 a source cannot be reached at the moment.
     """
     from mxdeliver.cli.examination import examine  # noqa: PLC0415 - see cli
-    from mxdeliver.edge.config import load  # noqa: PLC0415 - see cli
 
     process.harden()
-    try:
-        configuration = load(config_path)
-    except ConfigInvalid as error:
-        if as_json:
-            click.echo(json.dumps({"error": _error(error)}))
-        raise
+    configuration = wiring.load(config_path)
     chosen = wiring.choose(configuration, names)
     subjects = examine(configuration, chosen, wiring.utc_now())
     if as_json:
@@ -162,22 +156,4 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "file": problem.file if problem else None,
         "line": problem.line if problem else None,
         "path": problem.path if problem else None,
-    }
-
-
-def _error(error: ConfigInvalid) -> dict[str, Any]:
-    return {
-        "code": error.code,
-        "message": str(error),
-        "problems": [_problem(problem) for problem in error.problems],
-    }
-
-
-def _problem(problem: Problem) -> dict[str, Any]:
-    return {
-        "file": problem.file,
-        "line": problem.line,
-        "path": problem.path,
-        "problem": problem.problem,
-        "remedy": problem.remedy,
     }

@@ -10,7 +10,8 @@ import click
 
 from mxdeliver import binding, cli
 from mxdeliver.cli import wiring
-from mxdeliver.cli.run import broken_rows, show_broken
+from mxdeliver.cli.documents import broken_rows
+from mxdeliver.cli.run import show_broken
 from mxdeliver.core import calendar, manifest, naming
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.errors import MxdeliverError

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mxdeliver.cli import wiring
+from mxdeliver.cli.documents import JsonCommand
 from mxdeliver.cli.options import config_option, json_option
 from mxdeliver.core.errors import ConfigInvalid
 from mxdeliver.core.model import HostKeyPin
@@ -39,7 +40,7 @@ class _Target:
         return f"[{self.host}]:{self.port}"
 
 
-@click.command(name="hostkey")
+@click.command("hostkey", cls=JsonCommand)
 @click.argument("address", metavar="HOST:PORT", required=False)
 @click.option(
     "--client", "name", metavar="C", help="A client's server, by the client's guid or name."

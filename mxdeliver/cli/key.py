@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mxdeliver import cli
 from mxdeliver.cli import process
+from mxdeliver.cli.documents import JsonCommand
 from mxdeliver.cli.options import json_option
 from mxdeliver.core.errors import KeyMissing, MxdeliverError
 
@@ -17,10 +19,10 @@ if TYPE_CHECKING:
     from mxdeliver.edge.openpgp import Examination, KeyFacts
 
 
-@click.command("key")
+@click.command("key", cls=JsonCommand)
 @click.argument("file", type=click.Path(path_type=Path))
 @json_option
-def command(file: Path, as_json: bool) -> None:
+def command(file: Path, as_json: bool) -> int:
     """Show what the public key in FILE is and whether it is accepted.
 
     Prints the lines for `pgp:` in the configuration. Exits with 1 when the key is refused.
@@ -34,15 +36,22 @@ def command(file: Path, as_json: bool) -> None:
     except MxdeliverError as error:
         if as_json:
             click.echo(json.dumps({"accepted": False, "error": _error_fields(error)}, indent=2))
-        raise type(error)(f"{file}: {error}") from error
+        return _refuse(file, error)
     if as_json:
         click.echo(json.dumps(_fields(examination), indent=2))
     else:
         _show(examination)
     if examination.refusal is not None:
-        raise type(examination.refusal)(f"{file}: {examination.refusal}")
+        return _refuse(file, examination.refusal)
     if not as_json:
         _show_configuration(file, examination)
+    return 0
+
+
+def _refuse(file: Path, error: MxdeliverError) -> int:
+    named = type(error)(f"{file}: {error}")
+    cli.show(named)
+    return cli.exit_status(named)
 
 
 class _FileMissing(KeyMissing):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mxdeliver.cli import options, process, wiring
-from mxdeliver.cli.run import errors_as_json
+from mxdeliver.cli.documents import JsonCommand
 from mxdeliver.core.errors import ConfigInvalid, MxdeliverError
 from mxdeliver.core.model import DeliveryState
 
@@ -27,7 +27,7 @@ def command() -> None:
     """Make a lost or damaged ledger anew."""
 
 
-@command.command()
+@command.command(cls=JsonCommand)
 @options.config_option
 @options.json_option
 def rebuild(config_path: Path, as_json: bool) -> int:
@@ -37,11 +37,6 @@ def rebuild(config_path: Path, as_json: bool) -> int:
     there as it was sealed counts as delivered, and a day that does not is parked
     (DELIVERY_IN_DOUBT) until `mxdeliver adopt` or `mxdeliver resume`. A healthy ledger is refused.
     """
-    with errors_as_json(as_json):
-        return _rebuild(config_path, as_json=as_json)
-
-
-def _rebuild(config_path: Path, *, as_json: bool) -> int:
     from mxdeliver.edge.ledger import rebuild as rebuild_ledger  # noqa: PLC0415 - SQLAlchemy
     from mxdeliver.edge.spool import Spool  # noqa: PLC0415 - see cli
 

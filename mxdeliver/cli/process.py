@@ -7,10 +7,14 @@ import io
 import logging
 import os
 import resource
+import select
 import signal
 import sys
 from threading import Event, Thread
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
@@ -28,28 +32,46 @@ def harden() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
+class _Output(io.RawIOBase):
+    """Writes to a descriptor and never fails; once it takes nothing, what is written is dropped.
+
+    A pipe that does not block, as a program that reads it may have made it, is waited for like any
+    other.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self.lost: OSError | None = None
+        self._descriptor = descriptor
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        while self.lost is None:
+            try:
+                return os.write(self._descriptor, data)
+            except BlockingIOError:
+                poll = select.poll()
+                poll.register(self._descriptor, select.POLLOUT)
+                poll.poll()
+            except OSError as error:
+                self.lost = error
+        return memoryview(data).nbytes
+
+
 class _Stream(io.TextIOWrapper):
-    """Standard output or error; once nobody can be written to, what is written is dropped."""
+    """Standard output or error, which nobody may be reading."""
 
-    def write(self, text: str, /) -> int:
-        try:
-            return super().write(text)
-        except OSError:
-            self._give_up()
-            return len(text)
-
-    def flush(self) -> None:
-        try:
-            super().flush()
-        except OSError:
-            self._give_up()
-
-    def _give_up(self) -> None:
-        # What is left in the buffer goes nowhere, now and when the interpreter ends.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.fileno())
-        os.close(nowhere)
-        super().flush()
+    def __init__(self, output: _Output, **options: Any) -> None:
+        super().__init__(io.BufferedWriter(output), **options)
+        self.output = output
 
 
 def guard_streams() -> None:
@@ -69,17 +91,25 @@ def guard_streams() -> None:
 
 def _guarded(stream: TextIO | None, descriptor: int) -> TextIO:
     if stream is None:
-        return _Stream(open(descriptor, "wb", closefd=False), line_buffering=True)
+        return _Stream(_Output(descriptor), line_buffering=True)
     if not isinstance(stream, io.TextIOWrapper):
         return stream
     # Beside the old one, which a library's logging may hold already.
     stream.flush()
     return _Stream(
-        open(descriptor, "wb", closefd=False),
+        _Output(descriptor),
         encoding=stream.encoding,
         errors=stream.errors,
         line_buffering=stream.line_buffering,
     )
+
+
+def lost_output() -> OSError | None:
+    """Give why standard output did not take all that was printed, or None."""
+    if not isinstance(sys.stdout, _Stream):
+        return None
+    sys.stdout.flush()
+    return sys.stdout.output.lost
 
 
 def stop_on_signals(stop: Event) -> None:

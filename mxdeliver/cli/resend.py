@@ -8,14 +8,15 @@ import click
 
 from mxdeliver import cli
 from mxdeliver.cli import options, wiring
-from mxdeliver.cli.run import errors_as_json, run_chosen
+from mxdeliver.cli.documents import JsonCommand
+from mxdeliver.cli.run import run_chosen
 from mxdeliver.core import calendar
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.errors import DayNotClosed
 from mxdeliver.core.model import DeliveryState
 
 
-@click.command
+@click.command(cls=JsonCommand)
 @options.config_option
 @click.option("--client", "name", required=True, help="The client (guid or name).")
 @click.option("--date", "day", type=options.DATE, required=True, help="The day.")
@@ -28,13 +29,6 @@ def command(config_path: Path, name: str, day: SnapshotDate, rebuild: bool, as_j
     only where the client's `sftp.replace` is `ours`; with `never`, the delivery is parked until the
     client has moved all files of that day away.
     """
-    with errors_as_json(as_json):
-        return _resend(config_path, name, day, rebuild=rebuild, as_json=as_json)
-
-
-def _resend(
-    config_path: Path, name: str, day: SnapshotDate, *, rebuild: bool, as_json: bool
-) -> int:
     configuration = wiring.load(config_path)
     chosen = wiring.choose(configuration, (name,))
     now = wiring.utc_now()
@@ -50,19 +44,15 @@ def _resend(
                     pass  # sealed before the ledger was restored from a backup: not from the source
             elif delivery is None or delivery.state is not DeliveryState.DELIVERED:
                 state = "not known" if delivery is None else delivery.state.value
-                click.echo(
-                    f"mxdeliver: {client.name}, {day}: {state}; only a delivered day is sent again "
-                    "(`mxdeliver run --date` or `mxdeliver resume` for others)",
-                    err=True,
+                raise cli.Refused(
+                    f"{client.name}, {day}: {state}; only a delivered day is sent again "
+                    "(`mxdeliver run --date` or `mxdeliver resume` for others)"
                 )
-                return cli.EXIT_FAILED
             elif spool.bundle(delivery.key) is None:
-                click.echo(
-                    f"mxdeliver: {client.name}, {day}: its sealed files are past `retention_days` "
-                    "and gone; --rebuild makes them anew from the source",
-                    err=True,
+                raise cli.Refused(
+                    f"{client.name}, {day}: its sealed files are past `retention_days` and gone; "
+                    "--rebuild makes them anew from the source"
                 )
-                return cli.EXIT_FAILED
             else:
                 ledger.resend(delivery.key, now=now)
     return run_chosen(configuration, chosen, [day], as_json=as_json)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from threading import Event
@@ -15,24 +14,19 @@ import click
 
 from mxdeliver import cli
 from mxdeliver.cli import options, process, wiring
+from mxdeliver.cli.documents import JsonCommand, broken_rows
 from mxdeliver.cli.progress import progress_bars
 from mxdeliver.core import calendar
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.errors import (
-    ConfigInvalid,
     DayNotClosed,
-    Internal,
     Kind,
     LeaseHeld,
-    MxdeliverError,
-    Problem,
     StopRequested,
 )
 from mxdeliver.core.model import Delivery, DeliveryState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mxdeliver.cli.wiring import Chosen
     from mxdeliver.core.breaker import Breaker
     from mxdeliver.deliver import Result, Site
@@ -40,7 +34,7 @@ if TYPE_CHECKING:
     from mxdeliver.worker import Renew, Report
 
 
-@click.command
+@click.command(cls=JsonCommand)
 @options.config_option
 @click.option("--date", "day", type=options.DATE, help="Deliver this day.")
 @click.option("--from", "first", type=options.DATE, help="Deliver the days from this one.")
@@ -71,16 +65,15 @@ def command(
     configuration is wrong, 70 a bug, 2 wrong usage. `mxdeliver status` tells of earlier days, too.
     """
     days = _days(day, first, last)
-    with errors_as_json(as_json):
-        configuration = wiring.load(config_path)
-        chosen = wiring.choose(configuration, names)
-        if dry_run:
-            if days and chosen.clients:
-                _refuse_open_days(chosen, days)
-            from mxdeliver.cli.dry_run import show_plan  # noqa: PLC0415 - see cli
+    configuration = wiring.load(config_path)
+    chosen = wiring.choose(configuration, names)
+    if dry_run:
+        if days and chosen.clients:
+            _refuse_open_days(chosen, days)
+        from mxdeliver.cli.dry_run import show_plan  # noqa: PLC0415 - see cli
 
-            return show_plan(configuration, chosen, days, as_json=as_json)
-        return run_chosen(configuration, chosen, days, as_json=as_json)
+        return show_plan(configuration, chosen, days, as_json=as_json)
+    return run_chosen(configuration, chosen, days, as_json=as_json)
 
 
 def _days(
@@ -95,37 +88,6 @@ def _days(
             raise click.UsageError("--to is before --from")
         return list(calendar.days(first, last))
     return None if day is None else [day]
-
-
-@contextmanager
-def errors_as_json(as_json: bool) -> Iterator[None]:
-    """Where --json is given, an error that stops the program is a document, too."""
-    try:
-        yield
-    except (click.ClickException, click.exceptions.Exit, click.Abort):
-        raise
-    except Exception as error:
-        if as_json:
-            known = error if isinstance(error, MxdeliverError) else Internal.of(error)
-            problems = known.problems if isinstance(known, ConfigInvalid) else ()
-            document = {
-                "code": known.code,
-                "message": known.explain(),
-                "problems": [_problem_row(one) for one in problems],
-            }
-            click.echo(json.dumps({"error": document}))
-        raise
-
-
-def _problem_row(problem: Problem) -> dict[str, object]:
-    return {
-        "code": cli.problem_code(problem),
-        "file": problem.file,
-        "line": problem.line,
-        "path": problem.path,
-        "problem": problem.problem,
-        "remedy": problem.remedy,
-    }
 
 
 def run_chosen(
@@ -263,18 +225,6 @@ def _document(
     }
 
 
-def broken_rows(chosen: Chosen) -> list[dict[str, object]]:
-    """Give the clients whose entry in the configuration is wrong, for a JSON document."""
-    return [
-        {
-            "client_guid": one.guid,
-            "name": one.name,
-            "problems": [_problem_row(problem) for problem in one.problems],
-        }
-        for one in chosen.broken
-    ]
-
-
 def show_broken(chosen: Chosen) -> None:
     """Print what is wrong in clients' entries, one line each, on standard error."""
     for client in chosen.broken:
@@ -299,24 +249,15 @@ def show_troubles(
         result = report.results.get(delivery.key)
         # Days that were not tried wait behind the last one of their client that was.
         before = result or last.get(delivery.key.client_guid)
-        elsewhere = delivery.state is DeliveryState.RUNNING and result is None
-        if before is not None and isinstance(before.error, LeaseHeld):
-            elsewhere = True
-        if elsewhere and not by_hand:
+        held = delivery.key in report.elsewhere
+        behind = before is not None and isinstance(before.error, LeaseHeld)
+        if (held or behind) and not by_hand:
             continue
-        reason = (
-            "another process is at it" if before is None and elsewhere else _why_not_tried(before)
-        )
-        if delivery.error_code:
-            reason = f"{delivery.error_code}: {delivery.error}"
-        elif result is not None and result.error is not None:
-            reason = f"{result.error.code}: {result.error.explain()}"
-        if result is None and delivery.state is DeliveryState.PARKED and delivery.changed_at:
-            reason = f"since {delivery.changed_at:%Y-%m-%d %H:%M} UTC and not tried again, {reason}"
-        click.echo(
-            f"mxdeliver: {name}, {delivery.key.snapshot_date}: {delivery.state.value}, {reason}",
-            err=True,
-        )
+        state = delivery.state.value
+        if delivery.state is DeliveryState.RUNNING and not held:
+            state = "interrupted"
+        reason = _reason(delivery, result, before, held=held)
+        click.echo(f"mxdeliver: {name}, {delivery.key.snapshot_date}: {state}, {reason}", err=True)
     for skipped in report.skipped:
         click.echo(
             f"mxdeliver: {skipped.client.name}, {skipped.day}: skipped, the day has not ended "
@@ -325,9 +266,25 @@ def show_troubles(
         )
 
 
+def _reason(delivery: Delivery, result: Result | None, before: Result | None, *, held: bool) -> str:
+    if result is None and held:
+        return "another process is at it"
+    if delivery.error_code:
+        reason = f"{delivery.error_code}: {delivery.error}"
+    elif result is not None and result.error is not None:
+        reason = f"{result.error.code}: {result.error.explain()}"
+    else:
+        reason = _why_not_tried(before)
+    if result is None and delivery.state is DeliveryState.PARKED and delivery.changed_at:
+        return f"since {delivery.changed_at:%Y-%m-%d %H:%M} UTC and not tried again, {reason}"
+    return reason
+
+
 def _why_not_tried(before: Result | None) -> str:
     if before is None or before.error is None or isinstance(before.error, StopRequested):
         return "not tried before the run was stopped"
+    if isinstance(before.error, LeaseHeld):
+        return "not tried while another process is at an earlier day of this client"
     return f"not tried after {before.error.code} with an earlier day of this client"
 
 

@@ -62,7 +62,8 @@ class Alarm:
 
     One call at a time, in a thread of APScheduler's; the next one is set once APScheduler has
     taken note that it ended, since it drops an alarm that goes off before. The waits follow the
-    wall clock; should that be set back, `every` of monotonic time is still the longest wait.
+    wall clock; should that be set back, `every` of monotonic time is still the longest wait. An
+    alarm is lost where no thread could be started for it; after twice `every` it is set again.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Alarm:
         self._stop = stop
         self._every = every
         self._ringing = Lock()
+        self._rung = 0
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
@@ -87,9 +89,18 @@ class Alarm:
 
         self._scheduler.start()
         self._set(wiring.utc_now())
+        quiet_since = None
         try:
             while not self._stop.wait(self._every.total_seconds()):
-                for job in self._scheduler.get_jobs():  # the one to come, or none during a call
+                jobs = self._scheduler.get_jobs()  # the one to come, or none during a call
+                if jobs or self._ringing.locked():
+                    quiet_since = None
+                elif quiet_since != self._rung:
+                    quiet_since = self._rung  # it may be about to ring, or to set the next one
+                else:
+                    self._set(wiring.utc_now())
+                    quiet_since = None
+                for job in jobs:
                     if job.next_run_time > wiring.utc_now() + self._every:
                         with suppress(JobLookupError):  # it goes off just now
                             job.modify(next_run_time=wiring.utc_now())
@@ -109,6 +120,7 @@ class Alarm:
 
     def _ring(self) -> datetime | None:
         with self._ringing:
+            self._rung += 1
             return None if self._stop.is_set() else self._wake()
 
 

@@ -11,7 +11,7 @@ import click
 
 from mxdeliver import cli
 from mxdeliver.cli import options, wiring
-from mxdeliver.cli.run import broken_rows, errors_as_json
+from mxdeliver.cli.documents import JsonCommand, broken_rows
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.model import Delivery, DeliveryState
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _RECENT_DAYS = 7
 
 
-@click.command
+@click.command(cls=JsonCommand)
 @options.config_option
 @click.option("--date", "day", type=options.DATE, help="Only this day.")
 @click.option("--client", "names", multiple=True, help="Only this client (guid or name).")
@@ -40,13 +40,6 @@ def command(
     is failed, parked or missing, or a client's entry in the configuration is wrong; what clients
     have left behind that are in the configuration no more is shown, but does not count.
     """
-    with errors_as_json(as_json):
-        return _look(config_path, day, names, as_json=as_json)
-
-
-def _look(
-    config_path: Path, day: SnapshotDate | None, names: tuple[str, ...], *, as_json: bool
-) -> int:
     from mxdeliver import report  # noqa: PLC0415 - see cli
 
     configuration = wiring.load(config_path)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mxdeliver.cli import EXIT_FAILED, process
+from mxdeliver.cli.documents import JsonCommand
 from mxdeliver.cli.options import json_option
 from mxdeliver.core import naming
 from mxdeliver.core.errors import MessageUnreadable, peer_text
@@ -24,7 +25,7 @@ _IGNORED_SHOWN = 5
 _QUESTIONS = 3
 
 
-@click.command("verify")
+@click.command("verify", cls=JsonCommand)
 @click.argument(
     "directory", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path)
 )

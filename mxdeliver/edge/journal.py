@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import select
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -181,9 +182,13 @@ class Journal:
         """Write the line, after a full disk cut the last one short on a line of its own."""
         rest = b"\n" + line if self._torn else line
         while rest:
-            written = os.write(descriptor, rest)
-            rest = rest[written:]
-            self._torn = bool(rest)
+            try:
+                written = os.write(descriptor, rest)
+            except BlockingIOError:
+                _wait_for_reader(descriptor)
+            else:
+                rest = rest[written:]
+                self._torn = bool(rest)
 
     def _current(self, path: Path) -> int:
         """Give the open file, opened (again) where `path` names another one by now."""
@@ -198,6 +203,13 @@ class Journal:
             os.close(self._descriptor)
             self._descriptor = None
             self._torn = False
+
+
+def _wait_for_reader(descriptor: int) -> None:
+    """Wait on a pipe that does not block, as its reader may have made it, like on any other."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    poll.poll()
 
 
 def _open(path: Path) -> int:

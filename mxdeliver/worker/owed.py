@@ -60,7 +60,7 @@ def run_due(
     keys = due()
     elsewhere = _under_way_elsewhere(clients, keys, site) if again is None else []
     report = run.carry_out(keys)
-    return replace(report, chosen=(*left, *elsewhere, *report.chosen))
+    return _whole(report, site, chosen=(*left, *elsewhere, *report.chosen))
 
 
 def _under_way_elsewhere(
@@ -68,11 +68,19 @@ def _under_way_elsewhere(
 ) -> list[DeliveryKey]:
     """Give what another run is at: this one leaves it alone, but it is not delivered either."""
     guids = {client.guid for client in clients}
-    return [
-        one.key
-        for one in site.ledger.deliveries(states=(DeliveryState.RUNNING,))
-        if one.key.client_guid in guids and one.key not in keys
-    ]
+    return [key for key in _held(site) if key.client_guid in guids and key not in keys]
+
+
+def _held(site: Site) -> list[DeliveryKey]:
+    """Give the deliveries that a process is at; one that runs by the ledger alone was interrupted."""
+    running = site.ledger.deliveries(states=(DeliveryState.RUNNING,))
+    return [one.key for one in running if site.ledger.is_held(one.key)]
+
+
+def _whole(report: Report, site: Site, *, chosen: Sequence[DeliveryKey]) -> Report:
+    """Give the report with all that was chosen, and with what is not this run's to tell."""
+    elsewhere = frozenset(chosen) & frozenset(_held(site))
+    return replace(report, chosen=tuple(chosen), elsewhere=elsewhere)
 
 
 def _behind_nothing(keys: list[DeliveryKey], site: Site, now: datetime) -> list[DeliveryKey]:
@@ -114,7 +122,7 @@ def run_days(
             if (key := _start_by_hand(delivery, client, site, now)) is not None:
                 started.append(key)
     report = Run(clients, site, places=places, stop=stop).carry_out(started)
-    return replace(report, chosen=tuple(chosen), skipped=tuple(skipped))
+    return replace(_whole(report, site, chosen=chosen), skipped=tuple(skipped))
 
 
 def _start_by_hand(

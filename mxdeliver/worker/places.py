@@ -24,7 +24,7 @@ from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.errors import MxdeliverError
 from mxdeliver.core.model import Client, DeliveryKey
 from mxdeliver.deliver import Result, Site
-from mxdeliver.logins import Logins
+from mxdeliver.logins import Learnt, Logins
 from mxdeliver.worker.turns import Queue, Turns
 
 
@@ -41,13 +41,15 @@ class Report:
     """What a run chose, how each of it ended, and what it left out.
 
     `results` holds the last attempt of each delivery that this run tried; a chosen delivery without
-    one was delivered before, or is parked, failed, or waiting.
+    one was delivered before, or is parked, failed, or waiting. `elsewhere` are those of it that
+    another process was at in the end.
     """
 
     chosen: tuple[DeliveryKey, ...]
     results: Mapping[DeliveryKey, Result]
     attempts: Mapping[DeliveryKey, int]
     skipped: tuple[Skipped, ...] = ()
+    elsewhere: frozenset[DeliveryKey] = frozenset()
 
 
 Renew: TypeAlias = Callable[[], tuple[Sequence[Client], Site] | None]
@@ -81,6 +83,7 @@ class Run:
         self._breaker = breaker or Breaker()
         self._results: dict[DeliveryKey, Result] = {}
         self._attempts: dict[DeliveryKey, int] = {}
+        self._learnt = Learnt()
         self._renew(clients, site)
         self._chosen: dict[DeliveryKey, None] = {}
         self._waiting: list[tuple[float, int, Queue]] = []
@@ -92,7 +95,7 @@ class Run:
     def _renew(self, clients: Sequence[Client], site: Site) -> None:
         """Go on with these clients; what is under way ends as it began."""
         self._clients = {client.guid: client for client in clients}
-        self._logins = Logins(clients, site.ledger, context=site.context)
+        self._logins = Logins(clients, site.ledger, context=site.context, learnt=self._learnt)
         self._turns = Turns(
             site,
             self._logins,

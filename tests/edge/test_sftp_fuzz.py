@@ -12,14 +12,14 @@ from hashlib import sha256
 from ipaddress import ip_network
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mxdeliver.core.errors import ConnectionLost, MxdeliverError, peer_text
 from mxdeliver.core.model import Endpoint, HostKeyPin
 from mxdeliver.edge.sftp.attributes import unpack
 from mxdeliver.edge.sftp.engine import Kind, text
-from mxdeliver.edge.sftp.model import Limits, Move, Upload
+from mxdeliver.edge.sftp.model import Evidence, Limits, Move, Upload
 from tests.support.fuzzing import examples
 from tests.support.sftp_peer import Peer, engine, framed, session
 
@@ -111,6 +111,35 @@ def with_id(kind, body, off, cut):
     return lambda request: framed(
         (struct.pack(">BI", kind, (request + off) % 2**32) + body)[: -cut or None]
     )
+
+
+def sent(peer):
+    """Send one file, as push does; give what shows that it arrived."""
+    data = b"a file"
+    file = Upload(
+        name="a",
+        temporary=".a",
+        size=6,
+        sha256=sha256(data).hexdigest(),
+        open=partial(io.BytesIO, data),
+    )
+    return session(peer, ENDPOINT, SHORT).upload([file])
+
+
+@examples(300)
+@given(KINDS, BODIES, st.integers(0, 3))
+@example(Kind.EXTENDED_REPLY, b"", 0)
+@example(Kind.EXTENDED_REPLY, text(b"check-file"), 0)
+@example(Kind.EXTENDED_REPLY, text(b"check-file") + text(b"sha256")[:-1], 0)
+@example(Kind.EXTENDED_REPLY, struct.pack(">I", 2**32 - 1), 0)
+@example(Kind.EXTENDED_REPLY, text(b"sha256") + bytes(31), 0)
+@example(Kind.STATUS, b"", 0)
+@example(Kind.STATUS, struct.pack(">II", 8, 70_000), 0)
+def test_an_answer_that_holds_no_hash_says_that_the_server_cannot_tell(kind, body, cut):
+    def answer(request):
+        return struct.pack(">BI", kind, request) + body[: len(body) - cut]
+
+    assert sent(Peer(hashes=answer)) == {"a": Evidence(level="size", size=6)}
 
 
 LIKELY = st.sampled_from([0, 0, 0, 0, 0, 0, 0, 1, 4, 2**31])

@@ -39,7 +39,7 @@ from mxdeliver.core.errors import (
 from mxdeliver.edge.sftp import Evidence, Limits, Upload, connect
 from tests.support.openssh import OpenSSHServer
 from tests.support.proftpd import ProFTPDServer
-from tests.support.programmable import ProgrammableServer, fail_at
+from tests.support.programmable import ProgrammableServer, fail_at, hash_answer
 from tests.support.proxy import Proxy
 
 TODAY = date(2026, 3, 1)
@@ -338,7 +338,8 @@ def test_a_size_that_stays_wrong_is_a_failed_verification(
 
 
 def hashed(server: ProgrammableServer, path: bytes) -> bytes:
-    return sha256((server.root / path.decode().lstrip("/")).read_bytes()).digest()
+    content = (server.root / path.decode().lstrip("/")).read_bytes()
+    return hash_answer(sha256(content).digest())
 
 
 def test_hashes_are_compared_where_the_server_computes_them(
@@ -367,7 +368,7 @@ def test_other_bytes_of_the_right_length_are_a_failed_verification(
 
 
 def test_an_answer_that_is_no_hash_proves_nothing(programmable: ProgrammableServer) -> None:
-    programmable.file_hash = lambda _path: b"short"
+    programmable.file_hash = lambda _path: hash_answer(b"short")
     known = replace(upload(), sha256=sha256(DATA).hexdigest())
     assert sent(programmable, known) == {"a": Evidence(level="size", size=len(DATA))}
 

@@ -52,6 +52,11 @@ def _host_key() -> asyncssh.SSHKey:
     return asyncssh.generate_private_key("ssh-ed25519")
 
 
+def hash_answer(digest: bytes) -> bytes:
+    """Give the body of an answer to check-file-name as the draft has it."""
+    return String("check-file") + String("sha256") + digest
+
+
 def fail_at(offset: int, text: str = "it went wrong") -> Callable[..., None]:
     """Give a hook for "write" that fails for the piece beginning at `offset`."""
 
@@ -98,7 +103,7 @@ class ProgrammableServer:
         self.limits: asyncssh.SFTPLimits | None = None
         """What is answered to limits@openssh.com."""
         self.file_hash: Callable[[bytes], bytes] | None = None
-        """Computes what is answered to check-file-name, given the path; then it is offered."""
+        """Makes the body of the answer to check-file-name, given the path; then it is offered."""
         self.settings: dict[str, Any] = {}
         """Further arguments for asyncssh.listen, set before entering."""
         self.login: asyncssh.SSHServerConnection | None = None
@@ -245,13 +250,13 @@ class _Handler(SFTPServerHandler):
 
 
 class _FileHash:
-    """The answer to check-file-name, as the draft has it."""
+    """The body of the answer to check-file-name."""
 
-    def __init__(self, digest: bytes) -> None:
-        self._digest = digest
+    def __init__(self, body: bytes) -> None:
+        self._body = body
 
     def encode(self, _version: int) -> bytes:
-        return String("check-file") + String("sha256") + self._digest
+        return self._body
 
 
 class _NotStrict(asyncssh.SSHServerConnection):

@@ -47,18 +47,21 @@ def status(request: int, code: int, words: bytes = b"") -> bytes:
 class Peer:
     """Stands where paramiko's channel does; `odd` are answers by their number, the first is 0.
 
-    An odd answer is sent as it is, or made from the request's id. `write_limit` is what the
-    server's limits tell; `slow` keeps answers back until somebody waits for one.
+    An odd answer is sent as it is, or made from the request's id; `hashes` makes those to
+    check-file-name. `write_limit` is what the server's limits tell; `slow` keeps answers back until
+    somebody waits for one.
     """
 
     def __init__(
         self,
         odd: Mapping[int, bytes | Callable[[int], bytes]] = {},
         *,
+        hashes: Callable[[int], bytes] | None = None,
         write_limit: int = 0,
         slow: bool = False,
     ) -> None:
         self._odd = odd
+        self._hashes = hashes
         self._write_limit = write_limit
         self._slow = slow
         self._sent = bytearray()
@@ -148,6 +151,8 @@ class Peer:
         if name == b"statvfs@openssh.com":
             return head + struct.pack(">11Q", *[1 << 20] * 11)
         if name == b"check-file-name":
+            if self._hashes is not None:
+                return self._hashes(request)
             digest = sha256(bytes(self._sizes.get(path, 0))).digest()
             return head + text(b"check-file") + text(b"sha256") + digest
         return status(request, Status.OK)

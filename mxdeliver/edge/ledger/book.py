@@ -228,6 +228,10 @@ class Ledger:
 
     # -- one attempt -----------------------------------------------------------------------------
 
+    def is_held(self, key: DeliveryKey) -> bool:
+        """Tell whether a process is at the delivery's day at this moment."""
+        return not self._locks.is_free(key.client_guid, key.snapshot_date)
+
     @contextmanager
     def claim(
         self,

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 
 from paramiko import Channel
 
@@ -64,7 +65,10 @@ class Status(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer: its type and what follows the id. `status` is None where it carries something."""
+    """An answer: its type and what follows the id.
+
+    `status` is None where it carries something else, or, to an optional request, nothing readable.
+    """
 
     kind: int
     body: bytes
@@ -100,6 +104,7 @@ class Engine:
         self._watchdog = watchdog
         self._place = place
         self._waiting: dict[int, Callable[[Reply], None]] = {}
+        self._optional: set[int] = set()
         self._next_id = 0
         self._received = bytearray()
         self.extensions: dict[str, bytes] = {}
@@ -141,11 +146,22 @@ class Engine:
     # -- requests ----------------------------------------------------------------------------------
 
     def send(
-        self, kind: Kind, body: bytes, on_reply: Callable[[Reply], None], data: bytes = b""
+        self,
+        kind: Kind,
+        body: bytes,
+        on_reply: Callable[[Reply], None],
+        data: bytes = b"",
+        *,
+        optional: bool = False,
     ) -> None:
-        """Send a request; `on_reply` is called with its answer during a later `reap`."""
+        """Send a request; `on_reply` is called with its answer during a later `reap`.
+
+        An answer that is not SFTP ends the session, but for an `optional` request: without a status.
+        """
         self._next_id = (self._next_id + 1) & 0xFFFFFFFF
         self._waiting[self._next_id] = on_reply
+        if optional:
+            self._optional.add(self._next_id)
         head = _FIXED.pack(5 + len(body) + len(data), kind, self._next_id)
         self._write(b"".join((head, body, data)))
 
@@ -153,12 +169,14 @@ class Engine:
         """Send one request and wait for its answer."""
         return self.call_all([(kind, body)])[0]
 
-    def call_all(self, requests: Iterable[tuple[Kind, bytes]]) -> list[Reply]:
+    def call_all(
+        self, requests: Iterable[tuple[Kind, bytes]], *, optional: bool = False
+    ) -> list[Reply]:
         """Send all requests at once and wait for all answers, given in the order of the requests."""
         replies: dict[int, Reply] = {}
         count = 0
         for kind, body in requests:
-            self.send(kind, body, lambda reply, place=count: replies.__setitem__(place, reply))  # type: ignore[misc] # mypy cannot infer defaults of a lambda
+            self.send(kind, body, partial(replies.__setitem__, count), optional=optional)
             count += 1
             while self.under_way >= _MOST_UNDER_WAY:
                 self.reap()
@@ -172,7 +190,10 @@ class Engine:
         try:
             reply_id, reply = _parse(packet)
         except struct.error as error:
-            raise ConnectionLost(f"{self._place} sent a packet that is not SFTP") from error
+            reply_id, reply = int.from_bytes(packet[1:5], "big"), Reply(Kind.STATUS, b"")
+            if reply_id not in self._optional:
+                raise ConnectionLost(f"{self._place} sent a packet that is not SFTP") from error
+        self._optional.discard(reply_id)
         on_reply = self._waiting.pop(reply_id, None)
         if on_reply is None:
             return  # answered twice, or never asked: no request of ours can have changed by it

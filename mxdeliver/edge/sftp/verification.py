@@ -81,9 +81,10 @@ class Verifier:
     def _hashes(self, uploads: Sequence[Upload], evidence: dict[str, Evidence]) -> None:
         """Compare contents as far as the server computes their hashes."""
         asked = [upload for upload in uploads if upload.sha256 and 0 < upload.size <= _MOST_HASHED]
-        replies = self._engine.call_all(
+        requests = [
             (Kind.EXTENDED, _hash_request(self._path(upload.temporary))) for upload in asked
-        )
+        ]
+        replies = self._engine.call_all(requests, optional=True)
         for upload, reply in zip(asked, replies, strict=True):
             digest = _digest(reply)
             if digest is None:
@@ -103,11 +104,17 @@ def _hash_request(path: str) -> bytes:
 
 
 def _digest(reply: Reply) -> bytes | None:
-    """Read the hash; None where there is none. ProFTPD leaves out the first of the draft's strings."""
+    """Read the hash; None where the answer, of whatever form, holds none.
+
+    ProFTPD leaves out the first of the draft's strings.
+    """
     if reply.kind != Kind.EXTENDED_REPLY:
         return None
-    name, offset = read_string(reply.body)
-    if name == b"check-file":
-        name, offset = read_string(reply.body, offset)
+    try:
+        name, offset = read_string(reply.body)
+        if name == b"check-file":
+            name, offset = read_string(reply.body, offset)
+    except struct.error:  # cut short: the server cannot tell
+        return None
     digest = reply.body[offset:]
     return digest if name == _ALGORITHM and len(digest) == 32 else None
