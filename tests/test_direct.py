@@ -142,7 +142,7 @@ STEPS = [
     (Lease, "created", False, 1),
     (Lease, "created", True, 1),
     (Uploader, "_write_piece", False, 1),
-    (Uploader, "_flush", False, 6),
+    (Uploader, "_end", False, 6),
     (Session, "write", True, 1),
     (Lease, "published", False, 1),
     (Lease, "published", True, 1),
@@ -274,7 +274,7 @@ def test_a_file_with_a_hole_is_torn_and_written_again(party, monkeypatch):
 
 
 def test_what_a_revision_before_had_begun_is_removed_for_the_next_one(party, monkeypatch):
-    crash(party, monkeypatch, Uploader, "_flush", call=5)
+    crash(party, monkeypatch, Uploader, "_end", call=5)
     another = key_pair(1)
     (party.deployment.folder / "client0.asc").write_bytes(another.public)
     party.entry["pgp"]["fingerprint"] = another.fingerprint

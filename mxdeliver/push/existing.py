@@ -83,7 +83,7 @@ class Existing:
 
         Raises RemoteConflict where it is neither ours nor to be replaced.
         """
-        seen = self._session.attributes([file.name for file in wanted])
+        seen = self._session.look([file.name for file in wanted])
         half_written = self._half_written(seen)
         found = Found()
         in_doubt = {

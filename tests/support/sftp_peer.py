@@ -18,10 +18,11 @@ from typing import Any
 from paramiko import ECDSAKey
 
 from mxdeliver.core.model import Endpoint
+from mxdeliver.edge.sftp.channels import FurtherChannels, mapped
 from mxdeliver.edge.sftp.engine import Engine, Kind, Status, read_string, text
 from mxdeliver.edge.sftp.handshake import Connection
 from mxdeliver.edge.sftp.model import Limits
-from mxdeliver.edge.sftp.session import Session, _mapped
+from mxdeliver.edge.sftp.session import Session
 from mxdeliver.edge.sftp.watchdog import Watchdog
 
 PLACE = "sftp.client.test:8022"
@@ -167,9 +168,10 @@ def session(peer: Any, endpoint: Endpoint, limits: Limits) -> Session:
     """Start SFTP with `peer` and give the session, as `connect` does after a login."""
     started = engine(peer)
     transport: Any = SimpleNamespace(
-        remote_version="SSH-2.0-peer", is_strict=True, negotiated="nothing"
+        remote_version="SSH-2.0-peer", is_strict=True, negotiated="nothing", round_trip=0.0
     )
     connection = Connection(transport, started._watchdog, "127.0.0.1", PLACE, _HOST_KEY)  # type: ignore[arg-type]
-    with _mapped(connection):
+    with mapped(connection):
         started.start()
-    return Session(connection, started, endpoint, limits=limits, sleep=lambda _: None)
+    further = FurtherChannels(connection, [])
+    return Session(connection, started, further, endpoint, limits=limits, sleep=lambda _: None)

@@ -6,6 +6,7 @@ transport       paramiko's encrypted transport, bounded and restricted
 handshake       key exchange until a pinned host key is shown; scanning host keys
 authentication  each credential at most once
 engine          SFTP version 3, many requests under way at once
+channels        SFTP on one channel of the connection, and on more where the way is long
 upload          many files to temporary names, or to final ones where nothing can be renamed
 verification    sizes and hashes of what was sent
 publish         temporary names to final names

@@ -110,6 +110,8 @@ class Engine:
         self.extensions: dict[str, bytes] = {}
         self.piece = DEFAULT_PIECE
         self.most_handles: int | None = None
+        self.answers_in_order = False
+        """Whether the server is known to finish each request before it looks at the next one."""
 
     @property
     def under_way(self) -> int:
@@ -132,7 +134,8 @@ class Engine:
         except (struct.error, ConnectionLost, EOFError) as error:
             raise SftpUnavailable(f"{self._place} does not answer as an SFTP server") from error
         if "limits@openssh.com" in self.extensions:
-            self._learn_limits(self.call(Kind.EXTENDED, text(b"limits@openssh.com")))
+            # not waited for, as long as what is sent next keeps no limit anyway: see `settle`
+            self.send(Kind.EXTENDED, text(b"limits@openssh.com"), self._learn_limits)
 
     def _learn_limits(self, reply: Reply) -> None:
         """Take larger pieces only where the server says so: some corrupt what is larger than 32 KiB."""
@@ -183,6 +186,11 @@ class Engine:
         while len(replies) < count:
             self.reap()
         return [replies[place] for place in range(count)]
+
+    def settle(self) -> None:
+        """Wait for all answers that are still under way, the server's limits among them."""
+        while self._waiting:
+            self.reap()
 
     def reap(self) -> None:
         """Wait for the next answer and hand it to its request."""

@@ -7,7 +7,7 @@ status may mean a lost answer of an earlier attempt, a foreign file, or a server
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 
 from mxdeliver.core.errors import (
@@ -20,6 +20,7 @@ from mxdeliver.core.errors import (
     Stalled,
     StopRequested,
 )
+from mxdeliver.edge.sftp.attributes import unpack
 from mxdeliver.edge.sftp.engine import Engine, Kind, Reply, Status, text
 from mxdeliver.edge.sftp.failures import RenameRefused, TemporaryVanished, failure
 from mxdeliver.edge.sftp.model import Move, RemoteAttributes, RenameOutcome, Renaming
@@ -49,20 +50,23 @@ class Publisher:
         self._place = place
         self._sleep = sleep
 
-    def run(self, moves: Sequence[Move]) -> Renaming:
+    def run(self, moves: Sequence[Move], seen: Mapping[str, RemoteAttributes | None]) -> Renaming:
         """Publish all `moves` at once; what failed does not hide what appeared.
+
+        `seen` is what lay under some of the final names a moment ago; at the others is looked now.
 
         What is there already is left alone; when that concerns one file, none is renamed:
         RemoteConflict. Of several failures one is given, RenameRefused only where it is all of them.
         """
-        found = self._attributes([move.final for move in moves])
+        unseen = [move.final for move in moves if move.final not in seen]
+        found = {**seen, **self._attributes(unseen)}
         outcomes = {
-            move.final: self._settle_existing(move, seen)
+            move.final: self._settle_existing(move, there)
             for move in moves
-            if (seen := found[move.final]) is not None and not seen.denied
+            if (there := found[move.final]) is not None and not there.denied
         }
         absent = [move for move in moves if move.final not in outcomes]
-        replies = self._engine.call_all((Kind.RENAME, self._names(move)) for move in absent)
+        replies, looks = self._rename_and_look(absent)
         renamed = [move for move, reply in zip(absent, replies, strict=True) if reply.ok]
         failures: list[MxdeliverError] = []
         for move, reply in zip(absent, replies, strict=True):
@@ -74,10 +78,29 @@ class Publisher:
                 raise
             except MxdeliverError as error:
                 failures.append(error)
-        confirmed, unconfirmed = self._confirm(renamed)
+        unsure = [move for move in renamed if not _is_whole(move, looks[move.final])]
+        outcomes |= {move.final: RenameOutcome.RENAMED for move in renamed if move not in unsure}
+        confirmed, unconfirmed = self._confirm(unsure)
         failures += unconfirmed
         outcomes |= confirmed
         return Renaming(outcomes=outcomes, failure=_one_of(failures, any_renamed=bool(renamed)))
+
+    def _rename_and_look(self, moves: Sequence[Move]) -> tuple[list[Reply], dict[str, Reply]]:
+        """Rename, and look at the final names without waiting in between.
+
+        A server may answer in another order than it was asked: who is not seen whole is looked at
+        again.
+        """
+        replies = self._engine.call_all(
+            [
+                *((Kind.RENAME, self._names(move)) for move in moves),
+                *((Kind.LSTAT, text(self._path(move.final).encode())) for move in moves),
+            ]
+        )
+        looks = replies[len(moves) :]
+        return replies[: len(moves)], {
+            move.final: look for move, look in zip(moves, looks, strict=True)
+        }
 
     def _names(self, move: Move) -> bytes:
         return text(self._path(move.temporary).encode()) + text(self._path(move.final).encode())
@@ -211,6 +234,13 @@ class Publisher:
             outcomes[move.final] = RenameOutcome.RENAMED
             return True
         return False
+
+
+def _is_whole(move: Move, look: Reply) -> bool:
+    if look.kind != Kind.ATTRS:
+        return False
+    attributes = unpack(look.body)
+    return attributes.is_regular and attributes.size == move.size
 
 
 def _one_of(failures: Sequence[MxdeliverError], *, any_renamed: bool) -> MxdeliverError | None:

@@ -1,7 +1,6 @@
 """A logged-in session on a client's server: what push does with it, and nothing else.
 
-Foreign exceptions end here: whatever paramiko or the socket raises becomes the watchdog's verdict
-(Stalled, StopRequested) or ConnectionLost.
+Foreign exceptions end here, by `channels.mapped`.
 """
 
 from __future__ import annotations
@@ -12,15 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date
 
-from paramiko import Channel, ChannelException, SSHException
-
 from mxdeliver.core.errors import (
     ConnectionLost,
     MxdeliverError,
     RemoteDirectoryMissing,
     RemoteFailure,
-    SessionLimit,
-    SftpUnavailable,
     Stalled,
     StopRequested,
     peer_text,
@@ -29,6 +24,7 @@ from mxdeliver.core.model import Endpoint
 from mxdeliver.edge.sftp.address import Networks, Resolver, system_resolver
 from mxdeliver.edge.sftp.attributes import unpack
 from mxdeliver.edge.sftp.authentication import authenticate
+from mxdeliver.edge.sftp.channels import FurtherChannels, mapped, start_sftp
 from mxdeliver.edge.sftp.engine import DEFAULT_PIECE, Engine, Kind, Reply, Status, read_string, text
 from mxdeliver.edge.sftp.failures import failure
 from mxdeliver.edge.sftp.handshake import Connection, dialler, pinned_connection, scanned
@@ -46,14 +42,13 @@ from mxdeliver.edge.sftp.model import (
 )
 from mxdeliver.edge.sftp.publish import Publisher
 from mxdeliver.edge.sftp.transport import key_sha256
-from mxdeliver.edge.sftp.upload import Uploader
+from mxdeliver.edge.sftp.upload import upload_all
 from mxdeliver.edge.sftp.verification import Verifier
 
 _READS_UNDER_WAY = 32
 _READ_ONLY = 0x01
 _STATVFS = "statvfs@openssh.com"
 _LEAST_FREE_BYTES = 1024 * 1024
-_SOON = 0.5
 
 
 def _never() -> bool:
@@ -70,10 +65,12 @@ def connect(
     resolve: Resolver = system_resolver,
     stop: Callable[[], bool] = _never,
     sleep: Callable[[float], None] = time.sleep,
+    sizes: Sequence[int] = (),
 ) -> Iterator[Session]:
     """Open a session; nothing but a handshake is sent before address and host key are proven.
 
-    `today` decides which pins still count. Raises PortNotAllowed, DnsFailed, AddressNotAllowed,
+    `today` decides which pins still count. For files of these `sizes` (bytes) further channels are
+    opened where that is worth it. Raises PortNotAllowed, DnsFailed, AddressNotAllowed,
     ConnectTimeout, ConnectRefused, NetworkUnreachable, SshBanner, SshAlgorithmMismatch,
     HostKeyMismatch, AuthFailed, AuthMethod, AuthChangeRequired, SecretMissing, SessionLimit,
     SftpUnavailable, ConnectionLost, Stalled, StopRequested.
@@ -89,8 +86,8 @@ def connect(
     with pinned_connection(to, endpoint, today) as connection:
         authenticate(connection, endpoint.username, credentials, seconds=limits.authentication)
         connection.transport.set_keepalive(round(limits.keepalive))
-        engine = _start_sftp(connection, limits)
-        yield Session(connection, engine, endpoint, limits=limits, sleep=sleep)
+        engine, further = start_sftp(connection, limits, sizes)
+        yield Session(connection, engine, further, endpoint, limits=limits, sleep=sleep)
 
 
 def scan_host_keys(
@@ -107,56 +104,6 @@ def scan_host_keys(
     return scanned(to)
 
 
-def _start_sftp(connection: Connection, limits: Limits) -> Engine:
-    place, seconds = connection.place, limits.session
-
-    def late() -> MxdeliverError:
-        return Stalled(f"{place} did not start SFTP within {seconds:g} s")
-
-    with _mapped(connection), connection.watchdog.limit(seconds, late):
-        engine = Engine(_open_channel(connection), connection.watchdog, place)
-        try:
-            engine.start()
-        except SftpUnavailable:
-            if _has_ended(connection):
-                raise EOFError from None  # by itself or by the watchdog: it tells nothing of SFTP
-            raise
-    return engine
-
-
-def _has_ended(connection: Connection) -> bool:
-    """Tell whether the connection has ended, not the channel alone: it closes channels first."""
-    connection.transport.join(_SOON)
-    return not connection.transport.is_alive()
-
-
-def _open_channel(connection: Connection) -> Channel:
-    place = connection.place
-    try:
-        channel = connection.transport.open_session()  # for as long as the watchdog lets it
-    except ChannelException as error:
-        raise SessionLimit(f"{place} opens no session: {error.text}") from error
-    try:
-        channel.invoke_subsystem("sftp")
-    except SSHException as error:
-        if connection.watchdog.failure is not None:
-            raise
-        raise SftpUnavailable(f"{place} refuses the sftp subsystem") from error
-    return channel
-
-
-@contextmanager
-def _mapped(connection: Connection) -> Iterator[None]:
-    try:
-        yield
-    except (SSHException, OSError, EOFError) as error:
-        if connection.watchdog.failure is not None:
-            raise connection.watchdog.failure from error
-        raise ConnectionLost(f"the connection to {connection.place} broke") from error
-    except struct.error as error:
-        raise ConnectionLost(f"{connection.place} sent a packet cut short") from error
-
-
 class Session:
     """An open SFTP session; used by one thread. Every method may raise ConnectionLost and Stalled."""
 
@@ -164,6 +111,7 @@ class Session:
         self,
         connection: Connection,
         engine: Engine,
+        further: FurtherChannels,
         endpoint: Endpoint,
         *,
         limits: Limits,
@@ -171,10 +119,12 @@ class Session:
     ) -> None:
         self._connection = connection
         self._engine = engine
+        self._further = further
         self._endpoint = endpoint
         self._limits = limits
         self._sleep = sleep
         self._place = connection.place
+        self._seen_final: dict[str, RemoteAttributes | None] = {}
         self.facts = PeerFacts(
             address=str(connection.address),
             port=endpoint.port,
@@ -187,24 +137,30 @@ class Session:
 
     def check_directory(self) -> None:
         """Raise RemoteDirectoryMissing unless the directory is there, or cannot be looked at."""
+        self.look([])
+
+    def look(self, names: Sequence[str]) -> dict[str, RemoteAttributes | None]:
+        """Check the directory and give the `attributes` of names in it, all at once."""
         directory = self._endpoint.directory or "."
         with self._bounded(self._limits.request):
-            reply = self._engine.call(Kind.STAT, text(directory.encode()))
+            reply, *replies = self._engine.call_all(
+                [(Kind.STAT, text(directory.encode())), *map(self._lstat, names)]
+            )
             is_other = reply.kind == Kind.ATTRS and not unpack(reply.body).is_directory
-        if reply.status == Status.NO_SUCH_FILE:
-            raise RemoteDirectoryMissing(f"{directory} does not exist on {self._place}")
-        if is_other:
-            raise RemoteDirectoryMissing(f"{directory} on {self._place} is not a directory")
+            if reply.status == Status.NO_SUCH_FILE:
+                raise RemoteDirectoryMissing(f"{directory} does not exist on {self._place}")
+            if is_other:
+                raise RemoteDirectoryMissing(f"{directory} on {self._place} is not a directory")
+            return dict(zip(names, map(self._seen, names, replies), strict=True))
 
     def attributes(self, names: Sequence[str]) -> dict[str, RemoteAttributes | None]:
         """Look at `names` without following links, all at once; None where there is nothing."""
         with self._bounded(self._limits.request):
-            replies = self._engine.call_all(
-                (Kind.LSTAT, text(self._path(name).encode())) for name in names
-            )
-            return {
-                name: self._seen(name, reply) for name, reply in zip(names, replies, strict=True)
-            }
+            replies = self._engine.call_all(map(self._lstat, names))
+            return dict(zip(names, map(self._seen, names, replies), strict=True))
+
+    def _lstat(self, name: str) -> tuple[Kind, bytes]:
+        return Kind.LSTAT, text(self._path(name).encode())
 
     def upload(
         self, uploads: Sequence[Upload], progress: Callable[[int], None] | None = None
@@ -246,17 +202,19 @@ class Session:
         progress: Callable[[int], None] | None = None,
         ownership: Ownership | None = None,
     ) -> None:
+        # Who owns final names is told in groups: one after the other.
+        further = self._further.engines() if ownership is None else ()
         with self._bounded(self._limits.no_progress):
-            Uploader(
-                self._engine,
+            upload_all(
                 [(upload, self._path(upload.temporary)) for upload in uploads],
+                [self._engine, *further],
                 open_files=self._endpoint.open_files,
                 place=self._place,
                 is_full=self._is_full,
                 stop_requested=self._connection.watchdog.stop_requested,
                 progress=progress,
                 ownership=ownership,
-            ).run()
+            )
 
     def rename(self, moves: Sequence[Move]) -> Renaming:
         """Make files appear under their final names, all at once, never replacing anything.
@@ -268,6 +226,8 @@ class Session:
         """
         if self._connection.watchdog.stop_requested():
             raise StopRequested("stopped before files were renamed")
+        names = {move.final for move in moves}
+        seen = {name: self._seen_final.pop(name) for name in names & self._seen_final.keys()}
         with self._bounded(self._limits.request):
             return Publisher(
                 self._engine,
@@ -276,7 +236,7 @@ class Session:
                 read=self.read,
                 place=self._place,
                 sleep=self._sleep,
-            ).run(moves)
+            ).run(moves, seen)
 
     def remove(self, names: Sequence[str]) -> dict[str, bool]:
         """Remove files as far as possible, all at once; tells which names are free now."""
@@ -320,7 +280,7 @@ class Session:
             return Stalled(f"{self._place} acknowledged nothing for {seconds:g} s")
 
         watchdog = self._connection.watchdog
-        with _mapped(self._connection), watchdog.limit(seconds, late, patience=self._limits.stop):
+        with mapped(self._connection), watchdog.limit(seconds, late, patience=self._limits.stop):
             yield
 
     def _seen(self, name: str, reply: Reply) -> RemoteAttributes | None:
@@ -334,7 +294,12 @@ class Session:
         raise failure(reply, "looking at", self._path(name), self._place)
 
     def _verify(self, uploads: Sequence[Upload]) -> dict[str, Evidence]:
+        """Look at what was sent, and in one go at the final names, for the `rename` that follows."""
+        sent = [upload.temporary for upload in uploads]
+        final = [upload.name for upload in uploads if upload.name not in sent]
         with self._bounded(self._limits.request):
+            seen = self.attributes([*sent, *final])
+            self._seen_final = {name: seen[name] for name in final}
             return Verifier(
                 self._engine,
                 path=self._path,
@@ -342,14 +307,14 @@ class Session:
                 place=self._place,
                 software=self.facts.server,
                 sleep=self._sleep,
-            ).run(uploads)
+            ).run(uploads, seen)
 
-    def _is_full(self) -> bool:
+    def _is_full(self, engine: Engine) -> bool:
         """Ask for free space where the server tells it (OpenSSH's extension)."""
-        if _STATVFS not in self._engine.extensions:
+        if _STATVFS not in engine.extensions:
             return False
         path = self._endpoint.directory or "."
-        reply = self._engine.call(Kind.EXTENDED, text(_STATVFS.encode()) + text(path.encode()))
+        reply = engine.call(Kind.EXTENDED, text(_STATVFS.encode()) + text(path.encode()))
         if reply.kind != Kind.EXTENDED_REPLY or len(reply.body) < 40:
             return False
         _, fragment, _, _, available = struct.unpack_from(">QQQQQ", reply.body)
@@ -375,7 +340,7 @@ class Session:
                     return
                 if reply.kind != Kind.DATA:
                     raise failure(reply, "reading", path, self._place)
-                with _mapped(self._connection):
+                with mapped(self._connection):
                     data, _ = read_string(reply.body)
                 if not data:
                     return

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import logging
 import socket
+import time
 from dataclasses import dataclass
 from hashlib import sha256
 from threading import Event
@@ -183,6 +184,8 @@ class PeerTransport(ServiceRequestingTransport):
         self.offered: dict[str, list[str]] = {}
         self.disconnected: tuple[int, str] | None = None
         self._service_accepted = Event()
+        self.round_trip = 0.0
+        """Seconds that the server took to answer the first request that it answers at once."""
 
     @property
     def preamble(self) -> str:
@@ -228,8 +231,10 @@ class PeerTransport(ServiceRequestingTransport):
         message = Message()
         message.add_byte(cMSG_SERVICE_REQUEST)
         message.add_string("ssh-userauth")
+        sent_at = time.monotonic()
         self._send_message(message)  # type: ignore[attr-defined] # not in the stubs
         self.wait_for(self._service_accepted)
+        self.round_trip = time.monotonic() - sent_at
         if not self._service_accepted.is_set():
             raise self.get_exception() or EOFError
         self.auth_handler = self.get_auth_handler()

@@ -1,4 +1,6 @@
-"""Many files to their temporary names at once, over one channel, every answer looked at.
+"""Many files to their temporary names at once, every answer looked at.
+
+Where there are several channels, each has a share of the files, and a thread of its own.
 
 Files are opened as others close, at most as many as endpoint and server allow; their pieces follow
 as handles arrive, within a bound of bytes under way; each file is flushed and closed once all of its
@@ -15,7 +17,9 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from threading import Event
 from typing import BinaryIO
 
 from paramiko import SSHException
@@ -37,6 +41,7 @@ _BYTES_UNDER_WAY = 4 * 1024 * 1024
 _PIECES_UNDER_WAY = 1024  # counts where a server's limit makes pieces tiny
 _CREATE_NEW = 0x02 | 0x08 | 0x20  # WRITE, CREAT, EXCL
 _PROMPT = 2.0
+_FILE_WEIGHT = 4096  # what opening and closing a file costs, as bytes
 _FSYNC = "fsync@openssh.com"
 _FSYNC_REFUSED = {Status.OK, Status.UNSUPPORTED, Status.PERMISSION_DENIED}
 
@@ -73,8 +78,65 @@ class _File:
             self.source.close()
 
 
+def upload_all(
+    uploads: Sequence[tuple[Upload, str]],
+    engines: Sequence[Engine],
+    *,
+    open_files: int,
+    place: str,
+    is_full: Callable[[Engine], bool],
+    stop_requested: Callable[[], bool],
+    progress: Callable[[int], None] | None,
+    ownership: Ownership | None = None,
+) -> None:
+    """Send all files over these engines, each file over one; whatever fails ends all of it.
+
+    The files then lie complete and closed under their temporary names.
+    """
+    shares = _shares(uploads, min(len(engines), open_files, len(uploads)))
+    failed = Event()
+
+    def send(engine: Engine, share: Sequence[tuple[Upload, str]]) -> None:
+        try:
+            Uploader(
+                engine,
+                share,
+                open_files=max(1, open_files * len(share) // len(uploads)),
+                place=place,
+                is_full=is_full,
+                stop_requested=lambda: failed.is_set() or stop_requested(),
+                progress=progress,
+                ownership=ownership,
+            ).run()
+        except BaseException:
+            failed.set()
+            raise
+
+    if len(shares) == 1:
+        send(engines[0], uploads)
+        return
+    with ThreadPoolExecutor(len(shares), thread_name_prefix="upload") as pool:
+        ends = [pool.submit(send, engine, share) for engine, share in zip(engines, shares)]  # noqa: B905 - no more engines than there are shares for
+    errors = [error for end in ends if (error := end.exception()) is not None]
+    # StopRequested is what the others' failure makes of a share, unless it is all there is.
+    errors.sort(key=lambda error: isinstance(error, StopRequested))
+    if errors:
+        raise errors[0]
+
+
+def _shares(uploads: Sequence[tuple[Upload, str]], number: int) -> list[list[tuple[Upload, str]]]:
+    """Part files into so many shares of about the same size, each of one file at least."""
+    shares: list[list[tuple[Upload, str]]] = [[] for _ in range(max(1, number))]
+    weights = [0] * len(shares)
+    for upload in sorted(uploads, key=lambda one: one[0].size, reverse=True):
+        lightest = weights.index(min(weights))
+        shares[lightest].append(upload)
+        weights[lightest] += upload[0].size + _FILE_WEIGHT
+    return shares
+
+
 class Uploader:
-    """One call of `Session.upload`."""
+    """The files of one engine."""
 
     def __init__(
         self,
@@ -83,7 +145,7 @@ class Uploader:
         *,
         open_files: int,
         place: str,
-        is_full: Callable[[], bool],
+        is_full: Callable[[Engine], bool],
         stop_requested: Callable[[], bool],
         progress: Callable[[int], None] | None,
         ownership: Ownership | None = None,
@@ -97,13 +159,13 @@ class Uploader:
         self._unopened = deque(_File(upload, path) for upload, path in uploads)
         self._unfinished = len(self._unopened)
         self._writing: deque[_File] = deque()
-        self._open_files = min(open_files, engine.most_handles or open_files)
+        self._open_files = max(1, open_files)
         self._opening = 0
         self._held: dict[str, _File] = {}
         self._created: list[_File] = []
         self._unclaimed: list[_File] = []
         self._bytes_under_way = 0
-        self._piece = min(DEFAULT_PIECE, engine.piece)
+        self._piece = DEFAULT_PIECE
         self._failure: MxdeliverError | None = None
 
     def run(self) -> None:
@@ -124,6 +186,10 @@ class Uploader:
             raise self._failure
 
     def _send_all(self) -> None:
+        engine = self._engine
+        engine.settle()
+        self._open_files = min(self._open_files, engine.most_handles or self._open_files)
+        self._piece = min(DEFAULT_PIECE, engine.piece)
         while self._unfinished and self._failure is None:
             if self._stop_requested():
                 raise StopRequested("stopped while files were being sent")
@@ -181,7 +247,7 @@ class Uploader:
         if file.upload.size:
             self._writing.append(file)
         else:
-            self._flush(file)
+            self._end(file)
 
     def _write_piece(self, file: _File) -> None:
         data = file.read(self._piece)
@@ -196,6 +262,8 @@ class Uploader:
         self._engine.send(
             Kind.WRITE, body, lambda reply: self._written(file, size, sent_at, reply), data
         )
+        if file.offset == file.upload.size and self._engine.answers_in_order:
+            self._end(file)
 
     def _written(self, file: _File, size: int, sent_at: float, reply: Reply) -> None:
         file.unanswered -= 1
@@ -213,26 +281,25 @@ class Uploader:
         )
         if self._progress is not None:
             self._progress(size)
-        if file.offset == file.upload.size and not file.unanswered:
-            self._flush(file)
+        done = file.offset == file.upload.size and not file.unanswered
+        if done and not self._engine.answers_in_order:
+            self._end(file)
 
-    def _flush(self, file: _File) -> None:
+    def _end(self, file: _File) -> None:
+        """Flush and close a file without waiting in between.
+
+        Its pieces are acknowledged, or will be before that, where the server answers in order.
+        """
         if self._failure is not None:
             return
         if _FSYNC in self._engine.extensions:
             body = text(_FSYNC.encode()) + text(file.handle)
             self._engine.send(Kind.EXTENDED, body, lambda reply: self._flushed(file, reply))
-        else:
-            self._close(file)
+        self._engine.send(Kind.CLOSE, text(file.handle), lambda reply: self._closed(file, reply))
 
     def _flushed(self, file: _File, reply: Reply) -> None:
-        if reply.status in _FSYNC_REFUSED:
-            self._close(file)
-        else:
+        if reply.status not in _FSYNC_REFUSED:
             self._fail(reply, "flushing", file)
-
-    def _close(self, file: _File) -> None:
-        self._engine.send(Kind.CLOSE, text(file.handle), lambda reply: self._closed(file, reply))
 
     def _closed(self, file: _File, reply: Reply) -> None:
         del self._held[file.path]
@@ -251,9 +318,8 @@ class Uploader:
     def _give_up(self) -> None:
         """Await what is under way, close handles, remove what was created here."""
         engine = self._engine
-        while engine.under_way:
-            engine.reap()
-        if isinstance(self._failure, RemoteFailure) and self._is_full():
+        engine.settle()
+        if isinstance(self._failure, RemoteFailure) and self._is_full(engine):
             self._failure = RemoteFull(f"{self._failure}; the server's disk or quota is used up")
         engine.call_all((Kind.CLOSE, text(file.handle)) for file in self._held.values())
         if self._ownership is not None:

@@ -8,7 +8,7 @@ that does not know a request should say so, but some fall silent.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mxdeliver.core.errors import RemoteVerify
 from mxdeliver.edge.sftp.engine import Engine, Kind, Reply, read_string, text
@@ -43,22 +43,25 @@ class Verifier:
         offered = any(name.startswith("check-file") for name in engine.extensions)
         self._computes_hashes = offered or _ANSWERS_UNASKED in software
 
-    def run(self, uploads: Sequence[Upload]) -> dict[str, Evidence]:
+    def run(
+        self, uploads: Sequence[Upload], seen: Mapping[str, RemoteAttributes | None]
+    ) -> dict[str, Evidence]:
         """Give the evidence by final name; RemoteVerify where something else lies there.
 
-        One that a sweeper took counts as acknowledged.
+        `seen` is what lies under the temporary names. One that a sweeper took counts as acknowledged.
         """
-        evidence = self._sizes(uploads)
+        evidence = self._sizes(uploads, seen)
         if self._computes_hashes:
             self._hashes([one for one in uploads if evidence[one.name].level == "size"], evidence)
         return evidence
 
-    def _sizes(self, uploads: Sequence[Upload]) -> dict[str, Evidence]:
+    def _sizes(
+        self, uploads: Sequence[Upload], found: Mapping[str, RemoteAttributes | None]
+    ) -> dict[str, Evidence]:
         """Compare sizes; some servers tell them late, so wrong ones are looked at again."""
         evidence: dict[str, Evidence] = {}
         waiting = list(uploads)
         for pause in (*_LOOK_AGAIN_AFTER, None):
-            found = self._attributes([upload.temporary for upload in waiting])
             for upload in waiting:
                 seen = found[upload.temporary]
                 if seen is None or seen.size is None:
@@ -72,6 +75,7 @@ class Verifier:
                 return evidence
             if pause is not None:
                 self._sleep(pause)
+                found = self._attributes([upload.temporary for upload in waiting])
         seen = found[waiting[0].temporary]
         raise RemoteVerify(
             f"{self._path(waiting[0].temporary)} on {self._place} has {seen.size if seen else 'no'} "
