@@ -56,7 +56,7 @@ def compared(
     `what` is the time of the peer that counts, where it told more than one.
     """
     ratio = peer.median(what) / ours.median()
-    reached = f"{ratio:.2f} ×" if ratio < 3 else f"{ratio:.1f} ×"
+    reached = f"{ratio:.2f} ×" if ratio < 10 else f"{ratio:.1f} ×"
     return Row(
         workload=workload,
         work=work,
