@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -45,6 +46,7 @@ def main() -> None:
     arguments = _arguments()
     # Where Python is told to keep no bytecode, every start would compile everything again.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # servers and folders go, too
     chosen = arguments.only or list(WORKLOADS)
     partial = arguments.only or arguments.small or arguments.rounds != ROUNDS
     folder = Path(tempfile.mkdtemp(prefix="b"))

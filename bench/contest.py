@@ -10,11 +10,13 @@ from pathlib import Path
 
 from bench.measure import Measured
 
-BUDGET_SECONDS = 40
+BUDGET_SECONDS = 30
 """Once the rounds of a contestant have taken so long, and were enough, it makes no more."""
 _ENOUGH_ROUNDS = 3
 _ENOUGH_LONG_ROUNDS = 2
-_LONG_SECONDS = 55
+LONG_SECONDS = 20
+GENEROUS_SECONDS = 150
+"""The budget of workloads that all of the program is about: five rounds, also of what is slow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,7 @@ class Sample:
     def is_enough(self, budget: float) -> bool:
         """Tell whether there were so many rounds, and so long ones, that no more are to be made."""
         spent = sum(one.seconds for one in self.rounds)
-        is_long = spent > _LONG_SECONDS * len(self.rounds)
+        is_long = spent > LONG_SECONDS * len(self.rounds)
         enough = _ENOUGH_LONG_ROUNDS if is_long else _ENOUGH_ROUNDS
         return len(self.rounds) >= enough and spent > budget
 

@@ -51,9 +51,14 @@ def measure(
         ) as process,
     ):
         watched = _Watch(process.pid) if memory else None
-        said, _ = process.communicate(text)
-        seconds = time.perf_counter() - started
-        peak = watched.end() if watched else 0
+        try:
+            said, _ = process.communicate(text)
+        except BaseException:  # whoever stops us stops it
+            process.kill()
+            raise
+        finally:
+            seconds = time.perf_counter() - started
+            peak = watched.end() if watched else 0
     if process.returncode not in allowed:
         sys.stderr.write(said or "")
         raise subprocess.CalledProcessError(process.returncode, command)

@@ -79,7 +79,7 @@ def rclone(login: Login, folder: Path) -> list[str]:
         "--sftp-host", login.host, "--sftp-port", str(login.port), "--sftp-user", login.username,
         "--sftp-key-file", str(login.key), "--sftp-set-modtime=false",
         "--sftp-disable-hashcheck", "--sftp-concurrency", "64", "--transfers", str(TRANSFERS),
-        "--checkers", str(TRANSFERS), "--no-traverse", "--ignore-times", "--quiet",
+        "--checkers", str(TRANSFERS), "--no-check-dest", "--sftp-shell-type", "none", "--quiet",
     ]  # fmt: skip
 
 

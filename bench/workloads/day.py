@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from bench.checks import Delivered
-from bench.contest import Contestant, Settings, compete
+from bench.contest import GENEROUS_SECONDS, Contestant, Settings, compete
 from bench.data import DAYS, count_files, names, write_days
 from bench.ground import set_up
 from bench.measure import Measured, measure, timed_by_itself
@@ -44,6 +44,7 @@ def day(settings: Settings) -> Part:
                     prepare=ground.empty,
                     run=lambda: measure(sys.executable, "-m", "bench.peers.script", plan),
                     check=delivered.look,
+                    budget=GENEROUS_SECONDS,
                 ),
                 Contestant(name="ours", prepare=ground.empty, run=command, check=delivered.look),
                 Contestant(name="daemon", prepare=ground.empty, run=daemon, check=delivered.look),

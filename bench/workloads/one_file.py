@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from bench.checks import Delivered
-from bench.contest import Contestant, Settings, compete
+from bench.contest import GENEROUS_SECONDS, Contestant, Settings, compete
 from bench.data import DAYS, RESOURCE, write_transactions
 from bench.ground import set_up
 from bench.measure import Measured, measure
@@ -32,7 +32,7 @@ def one_file(settings: Settings) -> Part:
                 prepare=ground.empty,
                 run=lambda: measure(sys.executable, "-m", module, plan, memory=True),
                 check=delivered.look,
-                budget=120,
+                budget=GENEROUS_SECONDS,
             )
 
         def ours() -> Measured:
