@@ -37,8 +37,7 @@ def test_killed_by_the_kernel_for_its_memory_in_the_upload_the_next_run_makes_it
         party = add_client(deployment, "Heavy", sftp={"port": proxy.port})
         fill(deployment, rows=3_000)
         with watched(deployment, party) as watch:
-            process = deployment.start("run", "--date", str(DAY))
-            group.add(process.pid)
+            process = deployment.start("run", "--date", str(DAY), wrapper=group.wrapper)
             try:
                 wait_until(lambda: proxy.seen > IN_THE_UPLOAD, "the upload")
                 group.exhaust()
