@@ -205,7 +205,8 @@ def test_a_file_of_somebody_else_that_cannot_be_read_is_not_replaced(tmp_path, m
         path = party.directory / name
         path.touch(mode=0o600)
         path.write_bytes(theirs)
-        result = attempt(party)
+        with watched(party.deployment, party, delivered=False, foreign=frozenset({name})):
+            result = attempt(party)
         assert (result.outcome, result.error.code) == (Outcome.PARKED, "REMOTE_DENIED")
         assert {path.name: path.read_bytes() for path in party.directory.iterdir()} == {
             name: theirs

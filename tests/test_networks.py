@@ -129,7 +129,7 @@ def test_a_firewall_that_forgets_quiet_connections_does_not_forget_one_that_is_k
     before = server.log().count("rtype keepalive@")
     limits = Limits(keepalive=1, request=0.5)
     with connect(endpoint, credentials, today=TODAY, limits=limits) as session:
-        wait_until(lambda: server.log().count("rtype keepalive@") >= before + 3, "three signs")
+        wait_until(lambda: server.log().count("rtype keepalive@") >= before + 2, "two signs")
         session.check_directory()
     with connect(endpoint, credentials, today=TODAY, limits=replace(limits, keepalive=60)) as quiet:
         quiet.check_directory()

@@ -36,3 +36,5 @@ def test_killed_at_a_system_call_the_day_is_delivered_once_and_whole(carry_out, 
 def test_over_a_network_that_fails_the_day_is_delivered_once_and_whole(carry_out, number):
     done = carry_out(Task("cut", number, len(cuts.KINDS), SEED))
     assert done.violations == [], done.point
+    is_only_slow = list(cuts.KINDS)[number] == "trickle"
+    assert done.stopped is not is_only_slow, f"{done.point} did not disturb the run"

@@ -99,8 +99,9 @@ def test_a_poller_on_openssh_gets_each_file_once(tmp_path):
         poller = threading.Thread(target=poll, args=(party.directory,))
         poller.start()
         try:
-            assert attempt(party).outcome is Outcome.DELIVERED
-            wait_until(lambda: len(taken.files) == 4, "the manifest to be taken")
+            with watched(party.deployment, party, taken=True, secret_key=None):
+                assert attempt(party).outcome is Outcome.DELIVERED
+                wait_until(lambda: len(taken.files) == 4, "the manifest to be taken")
         finally:
             stop.set()
             poller.join()
@@ -124,7 +125,8 @@ def test_killed_behind_the_rename_nothing_is_sent_again_to_a_receiver_known_to_t
 
 def test_where_temporary_files_are_taken_too_the_final_names_are_written(party, server, taken):
     take_at_close(server, taken)
-    assert attempt(party).outcome is Outcome.DELIVERED
+    with watched(party.deployment, party, taken=True, direct=True, secret_key=None):
+        assert attempt(party).outcome is Outcome.DELIVERED
     finals = [(name, content) for name, content in taken.files if not name.startswith(".")]
     assert dict(finals) == sealed(party)
     assert finals[-1][0].endswith("-manifest.csv.pgp")
@@ -144,10 +146,11 @@ def test_a_temporary_file_that_vanished_once_is_no_reason_to_write_final_names(
             taken.take(path)
 
     server.hooks["rename"] = vanish_late
-    result = attempt(party)
-    assert (result.outcome, result.error.code) == (Outcome.RETRY, "REMOTE_VERIFY")
-    assert profile(party) is None
-    del server.hooks["rename"]
-    assert attempt(party).outcome is Outcome.DELIVERED
+    with watched(party.deployment, party):
+        result = attempt(party)
+        assert (result.outcome, result.error.code) == (Outcome.RETRY, "REMOTE_VERIFY")
+        assert profile(party) is None
+        del server.hooks["rename"]
+        assert attempt(party).outcome is Outcome.DELIVERED
     assert party.received() == sealed(party)
     assert profile(party).publishing is Publishing.RENAME

@@ -1,8 +1,8 @@
 """A group of processes that the kernel allows so much memory and no more: then it kills one of them.
 
     with memory_group() as group:
-        group.add(process.pid)
-        group.exhaust()        # the kernel kills the process that was added
+        process = subprocess.Popen([*group.wrapper, "python", ...])
+        group.exhaust()        # the kernel kills that process
 
 Needs what containers mostly refuse: a control group of our own, in either version of the kernel's
 interface (https://docs.kernel.org/admin-guide/cgroup-v2.html, .../cgroup-v1/memory.html).
@@ -39,10 +39,14 @@ class MemoryGroup:
         self._limit = path / limit
         self._usage = path / usage
 
-    def add(self, process: int) -> None:
-        """Count a process's memory here from now on; of the group it is the one to be killed."""
-        Path(f"/proc/{process}/oom_score_adj").write_text("1000")
-        (self._path / "cgroup.procs").write_text(str(process))
+    @property
+    def wrapper(self) -> list[str]:
+        """Give the start of a command line whose rest is in the group, and the one to be killed there.
+
+        From its beginning: what a process has before it joins is not the group's.
+        """
+        script = 'echo $$ > "$0/cgroup.procs" && echo 1000 > /proc/$$/oom_score_adj && exec "$@"'
+        return ["sh", "-c", script, str(self._path)]
 
     def exhaust(self) -> None:
         """Take more memory than is left to the group, so that the kernel kills to get some."""
