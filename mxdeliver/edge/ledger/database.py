@@ -1,7 +1,8 @@
 """The database under the ledger: opening it, transactions, errors, and what differs by dialect.
 
-Everything that knows SQLite stands in this file and in `waiting`. Another database needs its own class with `read`,
-`write` and `close`, whose `write` keeps other writers out as BEGIN IMMEDIATE does here.
+Everything that knows SQLite stands in this file and in `waiting`. Another database needs its own
+class with `read`, `write` and `close`, whose `write` keeps other writers out as BEGIN IMMEDIATE does
+here.
 """
 
 from __future__ import annotations
