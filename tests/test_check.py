@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -427,3 +428,13 @@ def test_a_long_list_of_resources_is_wrapped(site):
     shown = site.check().stdout
     assert max(len(line) for line in shown.splitlines() if "SOURCE_SCHEMA" not in line) < 90
     assert "\n     " in shown
+
+
+def test_a_pipe_into_which_nobody_writes_is_no_configuration(tmp_path):
+    os.mkfifo(tmp_path / "config.yaml")
+    done = subprocess.run(
+        [sys.executable, "-m", "mxdeliver", "check", "-c", str(tmp_path / "config.yaml")],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 78
+    assert "config.yaml: cannot be read (nobody writes into the pipe)" in done.stderr

@@ -147,7 +147,13 @@ def test_a_client_whose_entry_is_wrong_is_named_with_its_problems(
     [
         (["127.0.0.1:22"], 78, "PORT_NOT_ALLOWED"),
         (["127.0.0.1"], 2, "not HOST:PORT"),
-        (["127.0.0.1:70000"], 2, "not HOST:PORT"),
+        (["127.0.0.1:70000"], 2, "not HOST:PORT: a port is a number from 1 to 65535"),
+        (["127.0.0.1:0"], 2, "not HOST:PORT: a port is a number from 1 to 65535"),
+        (["localhost"], 2, "not HOST:PORT, such as sftp.example.com:2222"),
+        (["[::1]"], 2, "not HOST:PORT, such as"),
+        (["::1:2222"], 2, "not HOST:PORT: an IPv6 address stands in brackets"),
+        (["2001:db8::1"], 2, "not HOST:PORT: an IPv6 address stands in brackets"),
+        (["[::1:2222"], 2, "not HOST:PORT: an IPv6 address stands in brackets"),
         (["127.0.0.1:ssh"], 2, "not HOST:PORT"),
         ([], 2, "either HOST:PORT or --client"),
         (["127.0.0.1:8022", "--client", "x"], 2, "either HOST:PORT or --client"),
@@ -169,6 +175,7 @@ def test_a_dead_port_is_temporary(hostkey: Callable[..., Result]) -> None:
 
 
 def test_an_ipv6_address_is_written_in_brackets(hostkey: Callable[..., Result]) -> None:
-    refused = hostkey(f"[::1]:{free_port()}")
+    address = f"[::1]:{free_port()}"
+    refused = hostkey(address)
     assert "CONNECT_REFUSED" in refused.stderr or "NETWORK_UNREACHABLE" in refused.stderr
-    assert "::1" in refused.stderr
+    assert f"{address} " in refused.stderr

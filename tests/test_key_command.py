@@ -24,7 +24,9 @@ from tests.support.certificates import (
 def run(*arguments):
     command = [sys.executable, "-m", "mxdeliver", "key", *map(str, arguments)]
     environment = {**os.environ, "NO_COLOR": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, check=False, timeout=60
+    )
 
 
 @pytest.fixture
@@ -126,3 +128,21 @@ def test_a_name_cannot_write_on_the_terminal(tmp_path, forge):
     parts = (forge.user_id(name=b"\x1b[31mred\x07"), forge.subkey())
     file.write_bytes(forge.certificate(*parts))
     assert "\x1b" not in run(file).stdout
+
+
+def test_a_key_comes_through_a_pipe_but_nobody_is_waited_for(tmp_path, forge):
+    file = tmp_path / "key.pgp"
+    file.write_bytes(forge.certificate(forge.user_id(), forge.subkey()))
+    command = [sys.executable, "-m", "mxdeliver", "key", "/dev/stdin"]
+    piped = subprocess.run(
+        ["bash", "-c", f"cat {file} | {' '.join(command)}"],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (piped.returncode, piped.stderr) == (0, "")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    done = run(pipe)
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        f"mxdeliver: KEY_MISSING: {pipe}: cannot be read: nobody writes into the pipe. "
+    )

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import sqlite3
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +16,7 @@ from tests.support.nameserver import SILENCE, Nameserver
 from tests.support.openssh import OpenSSHServer, wait_until
 from tests.support.outcomes import (
     DAY,
+    FILES,
     add_client,
     assert_delivered,
     assert_log_is_valid,
@@ -107,6 +111,53 @@ def test_sigterm_ends_a_run_whose_server_falls_silent(deployment, server, after,
         assert party.received() == {}
         proxy.spoil = None
         proxy.hold.clear()
+        again = run_due(deployment)
+    assert again.status == 0
+    assert_delivered(again, party)
+
+
+@contextmanager
+def locked_ledger(deployment):
+    """Hold the ledger like a backup or a database browser that forgets to let it go."""
+    with closing(sqlite3.connect(deployment.folder / "state/ledger.db")) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+def holds_ledger(process):
+    descriptors = Path(f"/proc/{process.pid}/fd").iterdir()
+    return any(str(one.readlink()).endswith("ledger.db") for one in descriptors)
+
+
+def test_sigterm_ends_a_run_that_waits_for_the_ledger_to_be_opened(deployment):
+    add_client(deployment, "Stopped")
+    fill(deployment)
+    assert run_due(deployment).status == 0
+    with locked_ledger(deployment):
+        process = start(deployment)
+        wait_until(lambda: holds_ledger(process), "the ledger to be tried", 60)
+        process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=10)
+    assert process.returncode == 75, errors
+    assert json.loads(output)["error"]["code"] == "STOPPED"
+    assert "ledger.db was locked by another process" in errors
+    assert run_day(deployment).status == 0
+
+
+def test_sigterm_ends_a_run_whose_ledger_is_locked_in_the_middle_of_a_delivery(deployment, server):
+    with Proxy(server.port) as proxy:
+        party = add_client(deployment, "Stopped", sftp={"port": proxy.port})
+        fill(deployment, rows=200)
+        proxy.hold_after = {1: 12_000}
+        process = start(deployment)
+        wait_until(lambda: proxy.seen > 12_000, "the upload to be under way", 60)
+        with locked_ledger(deployment):
+            proxy.hold_after = {}
+            wait_until(lambda: len(party.leftovers()) == FILES, "all that needs no ledger", 60)
+            process.send_signal(signal.SIGTERM)
+            _, errors = process.communicate(timeout=10)
+        assert process.returncode == 75, errors
+        assert party.received() == {}
         again = run_due(deployment)
     assert again.status == 0
     assert_delivered(again, party)

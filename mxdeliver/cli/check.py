@@ -79,7 +79,7 @@ def _show(subjects: Sequence[Subject]) -> None:
 def _title(subject: Subject) -> str | None:
     client = subject.client
     if client is not None:
-        bound = (_address(client), *_fingerprints(client), _resources(client))
+        bound = (client.endpoint.server_name, *_fingerprints(client), _resources(client))
         lines = [_wrapped(f"  -> {part}") for part in bound]
         return "\n".join((f"{client.name} ({client.guid})", *lines))
     if subject.name or subject.guid:
@@ -96,11 +96,6 @@ def _wrapped(text: str) -> str:
 
 def _number(clients: int) -> str:
     return "1 client" if clients == 1 else f"{clients} clients"
-
-
-def _address(client: Client) -> str:
-    host, port = client.endpoint.host, client.endpoint.port
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _fingerprints(client: Client) -> list[str]:

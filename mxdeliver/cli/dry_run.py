@@ -137,7 +137,7 @@ def _row(client: Client, day: SnapshotDate, fingerprint: str) -> dict[str, objec
         "client_guid": client.guid,
         "client": client.name,
         "snapshot_date": day.isoformat(),
-        "server": f"{client.endpoint.host}:{client.endpoint.port}",
+        "server": client.endpoint.server_name,
         "directory": client.endpoint.directory,
         "fingerprint": fingerprint,
         "files": files,

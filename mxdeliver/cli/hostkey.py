@@ -19,10 +19,12 @@ from mxdeliver.cli import wiring
 from mxdeliver.cli.documents import JsonCommand
 from mxdeliver.cli.options import config_option, json_option
 from mxdeliver.core.errors import ConfigInvalid
-from mxdeliver.core.model import HostKeyPin
+from mxdeliver.core.model import HostKeyPin, server_name
 
 if TYPE_CHECKING:
     from mxdeliver.edge.sftp import ScannedHostKey
+
+_HIGHEST_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +73,21 @@ def command(
 
 
 def _parse(address: str) -> _Target:
-    host, separator, port = address.rpartition(":")
-    if not separator or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise click.UsageError(f"{address!r} is not HOST:PORT")
-    return _Target(host.removeprefix("[").removesuffix("]"), int(port))
+    host, _, port = address.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    if not bare or not port.isascii() or not port.isdigit():
+        raise _not_an_address(address, ", such as sftp.example.com:2222")
+    if not 1 <= int(port) <= _HIGHEST_PORT:
+        raise _not_an_address(address, f": a port is a number from 1 to {_HIGHEST_PORT}")
+    if (":" in bare) != (host == f"[{bare}]") and ":" in host:
+        raise _not_an_address(
+            address, ": an IPv6 address stands in brackets, such as [2001:db8::1]:2222"
+        )
+    return _Target(bare, int(port))
+
+
+def _not_an_address(address: str, why: str) -> click.UsageError:
+    return click.UsageError(f"{address!r} is not HOST:PORT{why}")
 
 
 def _client(config_path: Path, name: str) -> _Target:
@@ -90,7 +103,7 @@ def _client(config_path: Path, name: str) -> _Target:
 
 def _page(target: _Target, keys: Sequence[ScannedHostKey]) -> str:
     lines = [
-        f"# {target.host}:{target.port} shows these host keys. Pin them only after the client has",
+        f"# {server_name(target.host, target.port)} shows these host keys. Pin them only after the client has",
         "# confirmed them over a second channel.",
         "host_keys:",
     ]

@@ -61,11 +61,11 @@ class _FileMissing(KeyMissing):
 
 
 def _read(file: Path) -> bytes:
+    from mxdeliver.edge.config import read_file  # noqa: PLC0415 - imports pydantic
     from mxdeliver.edge.openpgp import SIZE_LIMIT  # noqa: PLC0415 - as above
 
     try:
-        with file.open("rb") as stream:
-            return stream.read(SIZE_LIMIT + 1)
+        return read_file(file, SIZE_LIMIT + 1)
     except OSError as error:
         raise _FileMissing(f"cannot be read: {error.strerror}") from error
 

@@ -88,7 +88,9 @@ def _near(unknown: str, names: Sequence[str]) -> str:
 
 
 @contextmanager
-def open_ledger(configuration: Configuration, now: datetime) -> Iterator[tuple[Ledger, Spool]]:
+def open_ledger(
+    configuration: Configuration, now: datetime, *, stop: Callable[[], bool] = lambda: False
+) -> Iterator[tuple[Ledger, Spool]]:
     """Open spool and ledger; says once when the state directory was created."""
     from mxdeliver.edge.config import secrets as references  # noqa: PLC0415 - see cli
     from mxdeliver.edge.ledger import Ledger  # noqa: PLC0415 - imports SQLAlchemy
@@ -101,7 +103,7 @@ def open_ledger(configuration: Configuration, now: datetime) -> Iterator[tuple[L
     url = None if reference is None else references.resolve(reference).reveal_text()
     has_bundles = spool.has_bundles()
     with Ledger.open(
-        configuration.state_dir, url=url, now=now, spool_has_bundles=has_bundles
+        configuration.state_dir, url=url, now=now, spool_has_bundles=has_bundles, stop=stop
     ) as ledger:
         yield ledger, spool
 
@@ -135,7 +137,7 @@ def open_site(
     from mxdeliver.edge.journal import Journal  # noqa: PLC0415 - see cli
 
     with ExitStack() as stack:
-        ledger, spool = stack.enter_context(open_ledger(configuration, clock()))
+        ledger, spool = stack.enter_context(open_ledger(configuration, clock(), stop=stop.is_set))
         spool.sweep()
         journal = stack.enter_context(
             Journal.open(

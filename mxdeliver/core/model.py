@@ -48,6 +48,11 @@ class ReplacePolicy(StrEnum):
     OURS = "ours"
 
 
+def server_name(host: str, port: int) -> str:
+    """Name a server for people: an IPv6 address stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """A client's SFTP server. `directory` is literal; "" is the login directory."""
@@ -63,6 +68,11 @@ class Endpoint:
     directory: str = ""
     open_files: int = 64
     replace: ReplacePolicy = ReplacePolicy.NEVER
+
+    @property
+    def server_name(self) -> str:
+        """The server for people."""
+        return server_name(self.host, self.port)
 
     @property
     def destination(self) -> str:

@@ -274,7 +274,7 @@ class Existing:
         endpoint = self._client.endpoint
         directory = endpoint.directory.rstrip("/")
         path = f"{directory}/{name}" if endpoint.directory else name
-        return f"{path} on {endpoint.host}:{endpoint.port}"
+        return f"{path} on {endpoint.server_name}"
 
 
 def _is_piece_of(theirs: bytes, ours: bytes) -> bool:

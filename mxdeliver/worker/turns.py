@@ -199,8 +199,7 @@ class Turns:
             queue.client,
             self._site,
             silent.error,
-            why=f"because {endpoint.host}:{endpoint.port} did not answer {silent.failures} times "
-            "in a row",
+            why=f"because {endpoint.server_name} did not answer {silent.failures} times in a row",
             until=self._site.clock() + left,
         )
         queue.is_put_off = result.outcome is Outcome.RETRY

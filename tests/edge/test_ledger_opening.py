@@ -244,6 +244,21 @@ def test_a_ledger_locked_for_too_long_is_busy(state):
             open_and_list(state, busy_timeout=0.05)
 
 
+def test_a_commit_waits_for_a_reader(state):
+    path = state / "ledger.db"
+    with (
+        closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as reader,
+        Ledger.open(state, now=NOON) as ledger,
+    ):
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM deliveries").fetchall()
+        leaves = threading.Timer(0.7, reader.rollback)
+        leaves.start()
+        ledger.ensure(client(), YESTERDAY.following(-20), now=NOON)
+        leaves.join()
+        assert ledger.latest(client().guid, YESTERDAY.following(-20)) is not None
+
+
 def test_a_clock_behind_the_last_entry_is_not_trusted(state):
     with Ledger.open(state, now=NOON - timedelta(hours=23)):
         pass

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from mxdeliver.core.errors import Problem
+from mxdeliver.edge.config.files import read_file
 
 type_of_loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml where PyYAML was built with it: about ten times faster, same events."""
@@ -111,8 +112,7 @@ def shown(key: str) -> str:
 def read(path: Path) -> tuple[Node | None, list[Problem]]:
     """Read a file; None where there is nothing to go on with. Every problem found is listed."""
     try:
-        with path.open("rb") as stream:
-            data = stream.read(_SIZE_LIMIT + 1)
+        data = read_file(path, _SIZE_LIMIT + 1)
     except OSError as error:
         return None, [_unreadable(path, error)]
     if len(data) > _SIZE_LIMIT:
@@ -140,7 +140,10 @@ def _unreadable(path: Path, error: OSError) -> Problem:
         remedy = "name another with --config, or begin with `mxdeliver config sample > config.yaml`"
         return _problem(path, None, "", "does not exist", remedy)
     why = f"cannot be read ({error.strerror or type(error).__name__})"
-    return _problem(path, None, "", why, "let the user who runs mxdeliver read it")
+    remedy = "put a file there, or name another"
+    if isinstance(error, PermissionError):
+        remedy = "let the user who runs mxdeliver read it"
+    return _problem(path, None, "", why, remedy)
 
 
 class _TooMuch(Exception):

@@ -27,7 +27,8 @@ A lease is a lock that the kernel gives back with the process, and a token that 
 claim; each write of a lease first makes sure that the token is still its own. Nothing here is
 written before it has happened, except intentions: temporary names and names about to be renamed.
 
-Reading order: `tables`, `database` (opening, dialects, errors), `locks`, `rows`, `planning`,
+Reading order: `tables`, `waiting` (for the locks of others), `database` (opening, dialects, errors),
+`locks`, `rows`, `planning`,
 `servers` (what each client's server allows), `direct` (files written under their final names),
 `lease`, `claims` (how a lease begins), `requests` (what people ask for), `book` (the ledger itself),
 `rebuilding` (a lost one).

@@ -28,8 +28,8 @@ BUSY_SECONDS = 20.0
 class Ledger:
     """All deliveries, as the state directory knows them. Every `now` is an aware time.
 
-    Any method may raise LedgerBusy, LedgerCorrupt, SpoolFull and SpoolIO; LookupError for a key
-    that the ledger never had.
+    Any method may raise LedgerBusy, LedgerCorrupt, SpoolFull and SpoolIO, StopRequested while it
+    waits for a lock; LookupError for a key that the ledger never had.
     """
 
     def __init__(self, database: Database, *, locks: Locks, secret_key: bytes) -> None:
@@ -47,6 +47,7 @@ class Ledger:
         now: datetime,
         spool_has_bundles: bool = False,
         busy_timeout: float = BUSY_SECONDS,
+        stop: Callable[[], bool] = lambda: False,
         random: Callable[[int], bytes] = os.urandom,
     ) -> Iterator[Self]:
         """Open `state_dir/ledger.db`, made where there is none (mode 0600).
@@ -62,7 +63,7 @@ class Ledger:
             disk.refuse_network(state_dir)
         path = state_dir / "ledger.db"
         database = open_database(
-            path, spool_has_bundles=spool_has_bundles, busy_timeout=busy_timeout
+            path, spool_has_bundles=spool_has_bundles, busy_timeout=busy_timeout, stop=stop
         )
         try:
             trust_clock(database, now)

@@ -1,14 +1,15 @@
 """The database under the ledger: opening it, transactions, errors, and what differs by dialect.
 
-Everything that knows SQLite stands in this file. Another database needs its own class with `read`,
-`write` and `close`, whose `write` keeps other writers out as BEGIN IMMEDIATE does here.
+Everything that knows SQLite stands in this file and in `waiting`. Another database needs its own
+class with `read`, `write` and `close`, whose `write` keeps other writers out as BEGIN IMMEDIATE does
+here.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -28,14 +29,14 @@ from mxdeliver.core.errors import (
     SpoolFull,
     SpoolIO,
     SpoolMode,
+    StopRequested,
 )
 from mxdeliver.edge.ledger import disk
 from mxdeliver.edge.ledger.tables import SCHEMA_VERSION, clients, deliveries, history, metadata
+from mxdeliver.edge.ledger.waiting import BUSY, WaitingConnection
 
 CLOCK_TOLERANCE = timedelta(days=1)
 _BEGIN = "ledger_begin"
-# Result codes: https://www.sqlite.org/rescode.html; the low byte is the primary code.
-_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _NO_TEXT = "Could not decode to UTF-8"  # by Python's module, which gives it no code
 _DISK = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
@@ -44,17 +45,17 @@ _DISK = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 class Database:
     """A SQLite file; each transaction has a connection of its own, so that threads may share it."""
 
-    def __init__(self, path: Path, *, busy_timeout: float) -> None:
+    def __init__(
+        self, path: Path, *, busy_timeout: float, stop: Callable[[], bool] = lambda: False
+    ) -> None:
         self.path = path
         self._busy_timeout = busy_timeout
+        self._stop = stop
         self._engine = create_engine("sqlite://", creator=self._connect, poolclass=NullPool)
         event.listen(self._engine, "begin", _begin)
 
     def _connect(self) -> sqlite3.Connection:
-        # isolation_level None: BEGIN is ours alone, the module sends none of its own.
-        connection = sqlite3.connect(
-            self.path, timeout=self._busy_timeout, isolation_level=None, check_same_thread=False
-        )
+        connection = WaitingConnection(self.path, seconds=self._busy_timeout, stop=self._stop)
         # EXTRA also syncs the directory after the journal is unlinked: a commit survives a power
         # cut. Per connection: https://www.sqlite.org/pragma.html#pragma_synchronous.
         try:
@@ -98,8 +99,8 @@ class Database:
 
     def _error(self, error: BaseException | None) -> MxdeliverError:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in _BUSY:
-            return LedgerBusy(f"{self.path} stayed locked for {self._busy_timeout:g} s")
+        if code in BUSY:
+            return self._locked()
         if str(error).startswith(_NO_TEXT):
             return LedgerCorrupt(f"{self.path} is damaged: it holds text that is none")
         if code in _CORRUPT:
@@ -109,6 +110,11 @@ class Database:
         if code in _DISK:
             return SpoolIO(f"{self.path} cannot be read or written: {error}")
         return Internal(f"{self.path} refused a statement: {error}")
+
+    def _locked(self) -> MxdeliverError:
+        if self._stop():
+            return StopRequested(f"stopped while {self.path} was locked by another process")
+        return LedgerBusy(f"{self.path} stayed locked for {self._busy_timeout:g} s")
 
     def _no_space(self) -> bool:
         try:
@@ -172,14 +178,20 @@ class Database:
                 connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
-def open_database(path: Path, *, spool_has_bundles: bool, busy_timeout: float) -> Database:
+def open_database(
+    path: Path,
+    *,
+    spool_has_bundles: bool,
+    busy_timeout: float,
+    stop: Callable[[], bool] = lambda: False,
+) -> Database:
     """Open the ledger's file, made (mode 0600) where there is none.
 
     Raises LedgerMissing where the spool holds bundles and the ledger is gone or empty.
     """
     with disk.mapped(path):
         _look_at(path, spool_has_bundles=spool_has_bundles)
-    database = Database(path, busy_timeout=busy_timeout)
+    database = Database(path, busy_timeout=busy_timeout, stop=stop)
     try:
         database.prepare()
     except BaseException:

@@ -26,6 +26,7 @@ from mxdeliver.core.errors import (
     PortNotAllowed,
     StopRequested,
 )
+from mxdeliver.core.model import server_name
 from mxdeliver.edge.sftp.failures import NameUnknown
 from mxdeliver.edge.sftp.model import Limits
 
@@ -170,7 +171,7 @@ def _configure(connection: socket.socket, limits: Limits) -> None:
 def _wait_for_connection(
     connection: socket.socket, address: str, port: int, seconds: float, stop: Callable[[], bool]
 ) -> None:
-    place = f"{address}:{port}"
+    place = server_name(address, port)
     limit = time.monotonic() + seconds
     try:
         code = connection.connect_ex((address, port))

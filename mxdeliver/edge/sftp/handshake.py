@@ -21,7 +21,7 @@ from mxdeliver.core.errors import (
     Stalled,
     peer_text,
 )
-from mxdeliver.core.model import Endpoint, HostKeyPin
+from mxdeliver.core.model import Endpoint, HostKeyPin, server_name
 from mxdeliver.edge.sftp.address import (
     Address,
     Networks,
@@ -77,7 +77,7 @@ class Dialler:
     @property
     def place(self) -> str:
         """Host and port for messages."""
-        return f"{self.host}:{self.port}"
+        return server_name(self.host, self.port)
 
     @contextmanager
     def dial(self, algorithms: tuple[str, ...] = HOST_KEY_ALGORITHMS) -> Iterator[Connection]:
