@@ -186,15 +186,33 @@ def test_a_newer_ledger_is_not_rebuilt(deployment):
         assert path.read_bytes() == bytes(content)
 
 
-def test_a_damaged_key_of_the_ledger_is_set_aside_and_the_ledger_stays(deployment, party):
+@pytest.mark.parametrize("content", [None, b"short"])
+def test_where_only_the_ledgers_key_is_lost_nothing_else_is_said_to_be_made_anew(
+    deployment, party, content
+):
     assert_delivered(run_day(deployment), party)
     key = deployment.folder / "state/ledger.key"
-    key.write_bytes(b"short")
-    assert "LEDGER_CORRUPT" in deployment.run("run").stderr
     before = ledger_of(deployment).read_bytes()
+
+    def lose_key():
+        key.unlink()
+        if content is not None:
+            key.write_bytes(content)
+            key.chmod(0o600)
+            assert "LEDGER_CORRUPT" in deployment.run("run").stderr
+
+    lose_key()
     document = rebuild(deployment)
-    assert len(document["set_aside"]) == 1
+    assert (document["rebuilt"], document["key_renewed"]) == (False, True)
+    assert len(document["set_aside"]) == (0 if content is None else 1)
+    lose_key()
+    done = deployment.run("ledger", "rebuild")
+    assert f"{ledger_of(deployment)} is healthy and stays as it is" in done.stdout
+    assert "ledger.key: a new random key" in done.stdout
     assert ledger_of(deployment).read_bytes() == before
+    events = [line["event"] for line in deployment.log_lines()]
+    assert events.count("ledger.key_renewed") == 2
+    assert "ledger.rebuilt" not in events
     assert deployment.run("run").returncode == 0
 
 

@@ -412,7 +412,7 @@ class LedgerVersion(Fatal):
 
 
 class LedgerMissing(Fatal):
-    """The spool holds bundles, but the ledger is gone; delivering now could deliver twice."""
+    """There was a ledger, and it is gone; delivering now could deliver twice."""
 
     code = "LEDGER_MISSING"
     action = _REFUSES

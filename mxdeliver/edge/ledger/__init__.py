@@ -30,7 +30,7 @@ written before it has happened, except intentions: temporary names and names abo
 Reading order: `tables`, `database` (opening, dialects, errors), `locks`, `rows`, `planning`,
 `servers` (what each client's server allows), `direct` (files written under their final names),
 `lease`, `claims` (how a lease begins), `requests` (what people ask for), `book` (the ledger itself),
-`rebuilding` (a lost one).
+`damage` (whether it is whole), `rebuilding` (a lost one).
 """
 
 from mxdeliver.edge.ledger.book import Ledger

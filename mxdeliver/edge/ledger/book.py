@@ -51,8 +51,8 @@ class Ledger:
     ) -> Iterator[Self]:
         """Open `state_dir/ledger.db`, made where there is none (mode 0600).
 
-        Raises LedgerMissing (no ledger although `spool_has_bundles`), LedgerCorrupt, LedgerVersion,
-        LedgerBusy after `busy_timeout` seconds, ClockInsane where `now` is more than a day behind
+        Raises LedgerMissing (no ledger although `spool_has_bundles` or a key shows that there was one),
+        LedgerCorrupt, LedgerVersion, LedgerBusy after `busy_timeout` seconds, ClockInsane where `now` is more than a day behind
         the last entry, ConfigInvalid for a network file system, SpoolFull, SpoolIO and SpoolMode.
         """
         if url is not None:
@@ -60,9 +60,13 @@ class Ledger:
         with disk.mapped(state_dir):
             state_dir.mkdir(mode=0o700, exist_ok=True)
             disk.refuse_network(state_dir)
+        disk.refuse_unfinished(state_dir)
         path = state_dir / "ledger.db"
+        # Both come after the ledger, so that one that is missing was lost.
+        witnesses = [state_dir / "spool"] if spool_has_bundles else []
+        witnesses += [one for one in [state_dir / "ledger.key"] if one.exists()]
         database = open_database(
-            path, spool_has_bundles=spool_has_bundles, busy_timeout=busy_timeout
+            path, busy_timeout=busy_timeout, witness=next(iter(witnesses), None)
         )
         try:
             trust_clock(database, now)

@@ -295,7 +295,7 @@ def bundle_of(connection: Connection, row: Row[Any]) -> Bundle | None:
         return None
     try:
         return _bundle(connection, row)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, IndexError) as error:
         raise LedgerCorrupt(
             f"the ledger holds names or keys of {describe(key_of(row))} that are none"
         ) from error
