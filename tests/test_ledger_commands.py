@@ -441,7 +441,10 @@ def test_a_day_that_neither_spool_nor_ledger_knows_is_a_conflict_until_it_is_ado
     shutil.rmtree(deployment.folder / "state")
     conflict = run_day(deployment)
     assert (conflict.status, conflict.row(party)["error_code"]) == (1, "REMOTE_CONFLICT")
-    assert "`mxdeliver adopt` writes that down" in conflict.row(party)["error"]
+    error = conflict.row(party)["error"]
+    assert "`mxdeliver adopt` writes that down" in error
+    assert f"; {FILES} names are in the way, also {party.guid}.{DAY}." in error
+    assert f" and {FILES - 4} more. " in error
     assert written(party) == before
     assert adopt(deployment)[0] == 0
     assert run_day(deployment).status == 0
