@@ -135,8 +135,11 @@ class Existing:
         has been taken, too, and sending it again would deliver it twice. Anywhere else such a file
         is sent again, because a temporary name can vanish in other ways.
         """
+        # Evidence of a file that is to be sent again may be from a server before this one.
         takes_files = sweeps or any(
-            state.evidence is not None and state.evidence.outcome == RenameOutcome.SWEPT.value
+            state.state is FileStage.PUBLISHED
+            and state.evidence is not None
+            and state.evidence.outcome == RenameOutcome.SWEPT.value
             for state in progress.values()
         )
         temporaries = {
