@@ -55,8 +55,7 @@ class Ledger:
         LedgerCorrupt, LedgerVersion, LedgerBusy after `busy_timeout` seconds, ClockInsane where `now` is more than a day behind
         the last entry, ConfigInvalid for a network file system, SpoolFull, SpoolIO and SpoolMode.
         """
-        if url is not None:
-            raise ConfigInvalid("a ledger in PostgreSQL is not available yet; use `ledger: sqlite`")
+        cls.require_place(state_dir, url)
         with disk.mapped(state_dir):
             state_dir.mkdir(mode=0o700, exist_ok=True)
             disk.refuse_network(state_dir)
@@ -77,6 +76,15 @@ class Ledger:
             )
         finally:
             database.close()
+
+    @staticmethod
+    def require_place(state_dir: Path, url: str | None) -> None:
+        """Raise ConfigInvalid where no ledger can be kept, without making anything."""
+        if url is not None:
+            raise ConfigInvalid("a ledger in PostgreSQL is not available yet; use `ledger: sqlite`")
+        with disk.mapped(state_dir):
+            if state_dir.exists():
+                disk.refuse_network(state_dir)
 
     # -- what is owed ----------------------------------------------------------------------------
 
