@@ -226,6 +226,30 @@ def test_a_crash_while_the_manifest_is_taken_away_is_made_up_for(party, monkeypa
     assert_whole(party)
 
 
+@pytest.mark.parametrize("final", [True, False], ids=["final names", "temporary names"])
+def test_who_adopts_a_day_is_told_of_each_file_that_may_lie_there_in_part(
+    party, monkeypatch, final
+):
+    if final:
+        torn(party, monkeypatch)
+        names = set(half_written(party))
+    else:
+        crash(party, monkeypatch, Session, "upload", after=True)
+        names = set(party.leftovers())
+    assert len(names) == (FILES - 1 if final else FILES)
+    arguments = ("adopt", "--client", party.guid, "--date", str(DAY))
+    _, document = party.deployment.run_json(*arguments)
+    assert {(one["file_name"], one["final"]) for one in document["left"]} == {
+        (name, final) for name in names
+    }
+    lines = [line for line in party.deployment.log_lines() if line["event"] == "file.left"]
+    assert {line["file_name"] for line in lines} == names
+    sftp = party.entry["sftp"]
+    for line in lines:
+        assert f"on {sftp['host']}:{sftp['port']}/{sftp['directory']}" in line["message"]
+        assert line["message"].endswith("ask the client to remove it")
+
+
 # -- what is somebody else's -----------------------------------------------------------------------
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +21,9 @@ from mxdeliver.core.errors import DayNotClosed
 
 if TYPE_CHECKING:
     from mxdeliver.cli.wiring import Chosen
-    from mxdeliver.core.model import Client, Delivery
+    from mxdeliver.core.model import Client, Delivery, DeliveryKey
     from mxdeliver.edge.config import Configuration
+    from mxdeliver.edge.ledger import Ledger
 
 
 @click.command
@@ -33,7 +37,7 @@ def command(config_path: Path, name: str, day: SnapshotDate, reason: str, as_jso
 
     For a day that was delivered in another way, or of which a rebuilt or restored ledger does not
     know. Who said so, when and why stays in the ledger. What lies on the client's server is neither
-    looked at nor touched.
+    looked at nor touched; what earlier attempts may have left there half-written is named.
     """
     with errors_as_json(as_json):
         configuration = wiring.load(config_path)
@@ -58,17 +62,43 @@ def _adopt(
             click.echo(f"mxdeliver: the ledger knows nothing of {name}, {day}", err=True)
             return cli.EXIT_FAILED
         adopted = ledger.adopt(guid, day, client=client, reason=reason, now=now)
-        left = len(ledger.temporaries(adopted.key))
+        left = _left(ledger, adopted.key)
         who = ledger.history(client_guid=guid)[-1].who
     said = f"{name} has {day}, as {who} vouches{f': {reason}' if reason else ''}"
-    _log(configuration, adopted, said, as_json=as_json)
+    _log(configuration, adopted, said, left, as_json=as_json)
     if as_json:
-        click.echo(json.dumps(report.status_row(adopted)))
+        click.echo(json.dumps(report.status_row(adopted) | {"left": [asdict(one) for one in left]}))
         return 0
     click.echo(f"{said}; nothing will be sent for it")
-    if left:
-        click.echo(f"{left} temporary files of earlier attempts may lie on the client's server")
+    for file in left:
+        click.echo(str(file))
     return 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Left:
+    """A file that may lie half-written on the client's server, and that nobody here removes now."""
+
+    file_name: str
+    destination: str
+    final: bool
+
+    def __str__(self) -> str:
+        what = "the name that the client looks for" if self.final else "a temporary name"
+        return (
+            f"{self.file_name} may lie on {self.destination} with a part of the file, under {what}: "
+            "ask the client to remove it"
+        )
+
+
+def _left(ledger: Ledger, key: DeliveryKey) -> list[_Left]:
+    """Give what earlier attempts may have left, what looks like a whole file first."""
+    names = {one.name: True for one in ledger.half_written(key)}
+    names |= dict.fromkeys(ledger.temporaries(key), False)
+    destination = ledger.destination(key) or ""
+    return [
+        _Left(file_name=name, destination=destination, final=final) for name, final in names.items()
+    ]
 
 
 def _one(chosen: Chosen, name: str) -> tuple[str, Client | None]:
@@ -79,7 +109,14 @@ def _one(chosen: Chosen, name: str) -> tuple[str, Client | None]:
     return chosen.guids[0], None
 
 
-def _log(configuration: Configuration, adopted: Delivery, said: str, *, as_json: bool) -> None:
+def _log(
+    configuration: Configuration,
+    adopted: Delivery,
+    said: str,
+    left: Sequence[_Left],
+    *,
+    as_json: bool,
+) -> None:
     from mxdeliver.edge.journal import Journal  # noqa: PLC0415 - see cli
 
     with Journal.open(
@@ -88,10 +125,12 @@ def _log(configuration: Configuration, adopted: Delivery, said: str, *, as_json:
         clock=wiring.utc_now,
         stream=sys.stderr if as_json else None,
     ) as journal:
-        journal.write(
-            "delivery.adopted",
-            said,
+        log = partial(
+            journal.write,
             client_guid=adopted.key.client_guid,
             snapshot_date=adopted.key.snapshot_date,
             revision=adopted.key.revision,
         )
+        log("delivery.adopted", said)
+        for file in left:
+            log("file.left", str(file), level="warning", file_name=file.file_name)

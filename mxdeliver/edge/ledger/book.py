@@ -271,6 +271,12 @@ class Ledger:
             finally:
                 held.close()
 
+    def destination(self, key: DeliveryKey) -> str | None:
+        """Give the server and directory that the delivery is bound to; None before it is to any."""
+        with self._database.read() as connection:
+            destination: str | None = rows.require(connection, key).destination
+            return destination
+
     def temporaries(self, key: DeliveryKey) -> list[str]:
         """Give every temporary name handed out for the day, by any revision, that may still be there.
 
