@@ -126,12 +126,12 @@ def _directories(configuration: Configuration, general: Subject) -> None:
 
 def _ledger(configuration: Configuration, general: Subject) -> None:
     from mxdeliver.edge.config import secrets  # noqa: PLC0415 - see cli
-    from mxdeliver.edge.ledger import Ledger  # noqa: PLC0415 - imports SQLAlchemy
+    from mxdeliver.edge.ledger import require_place  # noqa: PLC0415 - imports SQLAlchemy
 
     reference = configuration.ledger_url
     try:
         url = None if reference is None else secrets.resolve(reference).reveal_text()
-        Ledger.require_place(configuration.state_dir, url)
+        require_place(configuration.state_dir, url)
     except MxdeliverError as error:
         general.note(error)
 

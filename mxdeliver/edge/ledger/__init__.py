@@ -35,6 +35,7 @@ Reading order: `tables`, `database` (opening, dialects, errors), `locks`, `rows`
 
 from mxdeliver.edge.ledger.book import Ledger
 from mxdeliver.edge.ledger.direct import HalfWritten
+from mxdeliver.edge.ledger.disk import require_place
 from mxdeliver.edge.ledger.lease import Lease
 from mxdeliver.edge.ledger.rebuilding import Rebuilt, rebuild
 from mxdeliver.edge.ledger.rows import FileStage, FileState, HistoryEntry, PublishEvidence
@@ -52,4 +53,5 @@ __all__ = [
     "Rebuilt",
     "ServerProfile",
     "rebuild",
+    "require_place",
 ]

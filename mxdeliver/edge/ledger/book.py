@@ -12,7 +12,6 @@ from typing import Self
 from sqlalchemy import select
 
 from mxdeliver.core.calendar import SnapshotDate
-from mxdeliver.core.errors import ConfigInvalid
 from mxdeliver.core.model import Attempt, Bundle, Client, Delivery, DeliveryKey, DeliveryState
 from mxdeliver.edge.ledger import claims, direct, disk, planning, requests, rows, servers
 from mxdeliver.edge.ledger.database import Database, open_database, trust_clock
@@ -51,22 +50,18 @@ class Ledger:
     ) -> Iterator[Self]:
         """Open `state_dir/ledger.db`, made where there is none (mode 0600).
 
-        Raises LedgerMissing (no ledger although `spool_has_bundles` or a key shows that there was one),
-        LedgerCorrupt, LedgerVersion, LedgerBusy after `busy_timeout` seconds, ClockInsane where `now` is more than a day behind
-        the last entry, ConfigInvalid for a network file system, SpoolFull, SpoolIO and SpoolMode.
+        Raises LedgerMissing (gone, as `spool_has_bundles` or its key shows), LedgerCorrupt,
+        LedgerVersion, LedgerBusy after `busy_timeout` seconds, ClockInsane where `now` is more than
+        a day behind the last entry, ConfigInvalid for a network file system, SpoolFull, SpoolIO and
+        SpoolMode.
         """
-        cls.require_place(state_dir, url)
-        with disk.mapped(state_dir):
-            state_dir.mkdir(mode=0o700, exist_ok=True)
-            disk.refuse_network(state_dir)
+        disk.require_place(state_dir, url)
+        disk.make_place(state_dir)
         disk.refuse_unfinished(state_dir)
-        path = state_dir / "ledger.db"
-        # Both come after the ledger, so that one that is missing was lost.
-        witnesses = [state_dir / "spool"] if spool_has_bundles else []
-        witnesses += [one for one in [state_dir / "ledger.key"] if one.exists()]
-        database = open_database(
-            path, busy_timeout=busy_timeout, witness=next(iter(witnesses), None)
-        )
+        path, key = state_dir / "ledger.db", state_dir / "ledger.key"
+        # Both come after the ledger: where one of them is there and the ledger is not, it was lost.
+        witness = state_dir / "spool" if spool_has_bundles else key if key.exists() else None
+        database = open_database(path, busy_timeout=busy_timeout, witness=witness)
         try:
             trust_clock(database, now)
             yield cls(
@@ -76,15 +71,6 @@ class Ledger:
             )
         finally:
             database.close()
-
-    @staticmethod
-    def require_place(state_dir: Path, url: str | None) -> None:
-        """Raise ConfigInvalid where no ledger can be kept, without making anything."""
-        if url is not None:
-            raise ConfigInvalid("a ledger in PostgreSQL is not available yet; use `ledger: sqlite`")
-        with disk.mapped(state_dir):
-            if state_dir.exists():
-                disk.refuse_network(state_dir)
 
     # -- what is owed ----------------------------------------------------------------------------
 

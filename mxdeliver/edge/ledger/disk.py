@@ -48,6 +48,22 @@ def mapped(path: Path) -> Iterator[None]:
         raise from_os_error(error, path) from error
 
 
+def require_place(state_dir: Path, url: str | None) -> None:
+    """Raise ConfigInvalid where no ledger can be kept; makes nothing."""
+    if url is not None:
+        raise ConfigInvalid("a ledger in PostgreSQL is not available yet; use `ledger: sqlite`")
+    with mapped(state_dir):
+        if state_dir.exists():
+            refuse_network(state_dir)
+
+
+def make_place(state_dir: Path) -> None:
+    """Make the folder that the ledger lies in, unless it is there."""
+    with mapped(state_dir):
+        state_dir.mkdir(mode=0o700, exist_ok=True)
+        refuse_network(state_dir)
+
+
 def refuse_network(state_dir: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -> None:
     """Raise ConfigInvalid where `state_dir` lies on a network file system.
 
