@@ -108,8 +108,10 @@ def deliver(key: DeliveryKey, client: Client, site: Site, gate: Gate = _always_o
         except Exception as error:  # noqa: BLE001 - a bug stays with its client
             bug = Internal.of(error)
             return _ended(bug, key, client, site, lease=lease, log=log, started=started)
-        lease.delivered(now=site.clock())
+        lease.check()
         seconds = round(time.monotonic() - started, 3)
+        # Before the ledger says so: killed in between, the next run says it again. The other way
+        # round nobody would.
         log(
             "delivery.delivered",
             f"{client.name} has {key.snapshot_date}: {len(bundle.files)} files, "
@@ -118,6 +120,7 @@ def deliver(key: DeliveryKey, client: Client, site: Site, gate: Gate = _always_o
             encrypted_file_size=bundle.encrypted_size,
             seconds=seconds,
         )
+        lease.delivered(now=site.clock())
         return Result(key=key, outcome=Outcome.DELIVERED, seconds=seconds)
 
 
