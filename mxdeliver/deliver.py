@@ -172,8 +172,9 @@ def _build_and_push(
     binding.warn_of_expiry(client, certificate, now, log)
     known = site.ledger.bundle(key)
     bundle = known or site.spool.bundle(key)
-    # Sealed, and no attempt before this one: the ledger was restored from an earlier backup.
-    unheard_of = known is None and bundle is not None and lease.number == 1
+    # Sealed by no attempt that the ledger has: it was restored from an earlier backup.
+    own = known is not None or site.ledger.may_have_sealed(key, before=lease.number)
+    unheard_of = bundle is not None and not own
     if bundle is None:
         bundle = build(
             key,
@@ -259,9 +260,10 @@ def _known_bundle(key: DeliveryKey, site: Site) -> Bundle | None:
     if (bundle := site.ledger.bundle(key)) is not None:
         return bundle
     delivery = site.ledger.get(key)
+    begun = 0 if delivery is None else delivery.attempts
     # After a crash just behind the seal the spool alone has it.
-    tried = delivery is not None and delivery.attempts > 0
-    return site.spool.bundle(key) if tried else None
+    own = begun > 0 and site.ledger.may_have_sealed(key, before=begun + 1)
+    return site.spool.bundle(key) if own else None
 
 
 def _ended(

@@ -32,7 +32,7 @@ from tests.support.outcomes import (
     run_due,
     small_deployment,
 )
-from tests.support.preloaded import Preloaded
+from tests.support.preloaded import Preloaded, Stop
 
 USER = pwd.getpwuid(os.geteuid()).pw_name
 
@@ -401,6 +401,31 @@ def test_a_restored_ledger_asks_where_the_client_has_taken_the_files(deployment,
     again = run_day(deployment)
     assert (again.status, again.row(party)["error_code"]) == (1, "DELIVERY_IN_DOUBT")
     assert_nothing_arrived(party)
+
+
+def test_a_restored_ledger_whose_attempts_sealed_nothing_asks_as_well(deployment, party):
+    aside = deployment.warehouse.rename(deployment.folder / "aside")
+    assert run_day(deployment).row(party)["error_code"] == "SOURCE_UNAVAILABLE"
+    backup = ledger_of(deployment).read_bytes()
+    aside.rename(deployment.warehouse)
+    assert_delivered(run_day(deployment), party)
+    for path in party.directory.iterdir():
+        path.unlink()
+    ledger_of(deployment).write_bytes(backup)
+    again = run_day(deployment)
+    assert (again.status, again.row(party)["error_code"]) == (1, "DELIVERY_IN_DOUBT")
+    assert_nothing_arrived(party)
+
+
+def test_a_seal_that_the_ledger_could_not_be_told_of_is_gone_on_with(deployment, party):
+    deployment.write()
+    command = deployment.command("run", "--date", str(DAY))
+    at = Stop("mxdeliver.edge.ledger:Lease.sealed")
+    assert deployment.program.run(command, stop=at).returncode == -9
+    deployment.write_secret("wrong")
+    assert run_day(deployment).row(party)["error_code"] == "AUTH_FAILED"
+    deployment.write_secret(deployment.server.password)
+    assert_delivered(run_due(deployment), party)
 
 
 def test_a_restored_ledger_takes_up_the_later_revision_that_the_spool_knows(deployment, party):

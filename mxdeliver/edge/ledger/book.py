@@ -224,6 +224,11 @@ class Ledger:
         with self._database.read() as connection:
             return servers.profiles(connection)
 
+    def may_have_sealed(self, key: DeliveryKey, *, before: int) -> bool:
+        """Tell whether an attempt of a lower number may have sealed without the ledger's knowing."""
+        with self._database.read() as connection:
+            return claims.may_have_sealed(connection, rows.require(connection, key), before)
+
     # -- one attempt -----------------------------------------------------------------------------
 
     @contextmanager
