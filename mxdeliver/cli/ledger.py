@@ -126,7 +126,7 @@ def _log(configuration: Configuration, rebuilt: Rebuilt, *, as_json: bool) -> No
 def _what_key(rebuilt: Rebuilt) -> str:
     # A new ledger has nothing in it that was compared by the earlier key.
     then = "" if rebuilt.ledger else "; what is parked counts as changed and is tried once more"
-    return f"a new random key{then}"
+    return f"a new random key{then}; restart `mxdeliver schedule` where it runs"
 
 
 def _show_json(configuration: Configuration, rebuilt: Rebuilt) -> None:

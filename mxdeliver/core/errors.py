@@ -460,7 +460,10 @@ class ClockInsane(Fatal):
 
     code = "CLOCK_INSANE"
     action = _REFUSES
-    remedy = "Set the host's clock; nothing is delivered until then."
+    remedy = (
+        "Set the host's clock; nothing is delivered until then. Where it is right, and the entry is "
+        "of a clock that had run ahead, `mxdeliver ledger rebuild` makes the ledger anew."
+    )
 
 
 class DeadlinePassed(Fatal):

@@ -316,6 +316,26 @@ def test_a_client_that_left_the_configuration_is_known_to_the_new_ledger(state):
         assert ledger.first_seen(guid()) is not None
 
 
+def test_a_ledger_that_was_written_by_a_clock_far_ahead_is_made_anew(state):
+    ahead, now = NOON + timedelta(days=400), NOON + timedelta(days=1)
+    with Ledger.open(state, now=ahead) as ledger:
+        ledger.plan([*CLIENTS, client(3)], now=ahead, catch_up_days=WINDOW)
+    with pytest.raises(ClockInsane):
+        Ledger.open(state, now=now).__enter__()
+    rebuilt = make_anew(state, clients=[*CLIENTS, client(3)], now=now)
+    days = {one.key.snapshot_date for one in rebuilt.deliveries if one.key.client_guid == guid(3)}
+    assert days == {TODAY.following(number) for number in range(-WINDOW + 1, 1)}
+    assert (guid(), TODAY) in in_doubt(rebuilt)
+    assert sent_by_the_next_run(state, clients=[*CLIENTS, client(3)], now=now) == []
+
+
+def test_a_stray_file_among_the_locks_keeps_no_ledger_from_being_made_anew(state):
+    (state / "locks").mkdir(exist_ok=True)
+    (state / "locks/stray.lock").touch()
+    (state / "ledger.db").unlink()
+    assert make_anew(state).ledger
+
+
 def test_by_a_clock_that_stands_before_what_was_sealed_nothing_is_made(state):
     (state / "ledger.db").unlink()
     with pytest.raises(ClockInsane, match="is sealed already"):

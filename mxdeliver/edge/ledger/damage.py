@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, select
 
-from mxdeliver.core.calendar import SnapshotDate
+from mxdeliver.core.calendar import SnapshotDate, last_closed
 from mxdeliver.core.errors import LedgerCorrupt
 from mxdeliver.core.model import Client
 from mxdeliver.edge.ledger import planning, rows, servers
@@ -61,7 +61,8 @@ def owed_since(
 ) -> dict[str, SnapshotDate]:
     """Give the first day that the ledger at `path` owed each client, as far as it can be read.
 
-    The earliest of all that it says counts; a client of whom it says nothing is left out.
+    The earliest of all that it says counts, but for days to come, which a clock that ran ahead has
+    written. A client of whom it says nothing is left out.
     """
     known = {client.guid: client for client in clients}
     found: dict[str, list[SnapshotDate]] = {}
@@ -81,7 +82,11 @@ def owed_since(
     ):
         if guid in known:
             found.setdefault(guid, []).extend(_days(day))
-    return {guid: min(days) for guid, days in found.items() if days}
+    return {
+        guid: min(days)
+        for guid, days in found.items()
+        if days and min(days) <= last_closed(known[guid].zone, now)
+    }
 
 
 def _rows_of(path: Path, query: str) -> Iterator[tuple[object, ...]]:

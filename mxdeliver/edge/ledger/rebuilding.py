@@ -34,7 +34,7 @@ from mxdeliver.core.errors import (
 )
 from mxdeliver.core.model import Bundle, Client, Delivery, DeliveryKey, DeliveryState
 from mxdeliver.edge.ledger import damage, disk, planning, requests, rows
-from mxdeliver.edge.ledger.database import open_database
+from mxdeliver.edge.ledger.database import open_database, trust_clock
 from mxdeliver.edge.ledger.locks import Locks
 from mxdeliver.edge.ledger.tables import clients as clients_table
 from mxdeliver.edge.ledger.tables import deliveries, files
@@ -82,7 +82,7 @@ def rebuild(
         disk.refuse_network(state_dir)
     with _alone(state_dir):
         # What was being replaced has lost its journals, without which it may look healthy.
-        ledger = _is_being_replaced(path, draft) or not _is_healthy(path)
+        ledger = _is_being_replaced(path, draft) or not _is_healthy(path, now)
         key = not disk.is_key_sound(state_dir)
         made, set_aside = [], []
         if ledger:
@@ -124,7 +124,8 @@ def _alone(state_dir: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _is_healthy(path: Path) -> bool:
+def _is_healthy(path: Path, now: datetime) -> bool:
+    """Tell whether a run would take the ledger, whatever it reads of it."""
     with disk.mapped(path):
         if not path.exists() or path.stat().st_size == 0:
             return False
@@ -133,9 +134,10 @@ def _is_healthy(path: Path) -> bool:
         database = open_database(path, busy_timeout=_BUSY_SECONDS)
         try:
             damage.require_whole(database)
+            trust_clock(database, now)
         finally:
             database.close()
-    except LedgerCorrupt:
+    except (LedgerCorrupt, ClockInsane):
         return False
     return True
 
@@ -148,7 +150,7 @@ def _trust_clock(bundles: Sequence[Bundle], clients: Sequence[Client], now: date
         if zone is not None and not is_closed(day, zone, now):
             raise ClockInsane(
                 f"the clock says {now.isoformat(timespec='seconds')}, but {rows.describe(bundle.key)} "
-                "is sealed already"
+                "is sealed already; where the clock is right, move that day's folder out of `spool`"
             )
 
 
