@@ -246,7 +246,12 @@ def test_what_was_sealed_and_never_sent_is_sent_after_a_person_has_decided(deplo
     rebuild(deployment)
     assert run_due(deployment).row(party)["error_code"] == "DELIVERY_IN_DOUBT"
     assert_nothing_arrived(party)
-    assert deployment.run("resume", "--client", "First").returncode == 0
+    unnamed = deployment.run("resume", "--client", "First")
+    assert unnamed.returncode == 1
+    assert f"{DAY}: in doubt, stays parked; `--date {DAY}` where" in unnamed.stdout
+    assert run_due(deployment).document["deliveries"] == []
+    assert_nothing_arrived(party)
+    assert deployment.run("resume", "--client", "First", "--date", str(DAY)).returncode == 0
     again = run_due(deployment)
     assert again.status == 0
     assert_delivered(again, party)

@@ -429,7 +429,7 @@ class DeliveryInDoubt(NeedsPerson):
     action = "The delivery is parked: nothing of the day is sent until a person has decided."
     remedy = (
         "Ask the client. If they have the day, `mxdeliver adopt` writes that down and nothing is "
-        "sent; if they do not, `mxdeliver resume` sends what is not there."
+        "sent; if they do not, `mxdeliver resume` with its `--date` sends what is not there."
     )
 
 

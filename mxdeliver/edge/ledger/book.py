@@ -307,8 +307,8 @@ class Ledger:
     ) -> list[DeliveryKey]:
         """Make parked and failed deliveries due now, their deadline to start anew.
 
-        Waiting ones too, of the day that is named or tried before. A failed one whose sealed files
-        were dropped comes back as its next revision.
+        Waiting ones too, of the day that is named or tried before; those in doubt where the day is
+        named. A failed one whose sealed files were dropped comes back as its next revision.
         """
         with self._database.write() as connection:
             return requests.resume(connection, client_guid, day, now=now, who=requests.who())

@@ -42,8 +42,8 @@ from mxdeliver.edge.ledger.tables import deliveries, files
 _BUSY_SECONDS = 20.0
 _NOTHING_SEALED = "the ledger was rebuilt, and the spool has nothing of this day"
 _NOTHING_KNOWN = (
-    f"{_NOTHING_SEALED}; nor does anything say whether the client was owed it: its entry has no "
-    "`active_since`, and the earlier ledger is gone or cannot be read"
+    f"{_NOTHING_SEALED}; whether the client was owed it cannot be told, as its entry has no "
+    "`active_since` and the earlier ledger is gone or unreadable: where it was not, adopt it, too"
 )
 
 
