@@ -216,6 +216,22 @@ def test_where_only_the_ledgers_key_is_lost_nothing_else_is_said_to_be_made_anew
     assert deployment.run("run").returncode == 0
 
 
+def test_a_rebuild_that_was_broken_off_is_named_by_every_command_until_it_is_asked_for_again(
+    deployment, party
+):
+    assert_delivered(run_day(deployment), party)
+    begun = deployment.folder / "state/ledger.db.rebuilding"
+    begun.touch()
+    for command in ("run", "status"):
+        done = deployment.run(command)
+        assert done.returncode == 1
+        assert f"LEDGER_CORRUPT: {begun}: a rebuild is under way, or was broken off" in done.stderr
+    done = deployment.run("ledger", "rebuild")
+    assert "is healthy and stays as it is; what an earlier rebuild had begun is" in done.stdout
+    assert not begun.exists()
+    assert deployment.run("status").returncode == 0
+
+
 def test_files_that_the_client_has_taken_are_not_sent_again(deployment, party):
     assert_delivered(run_day(deployment), party)
     ledger_of(deployment).unlink()
@@ -375,7 +391,8 @@ def test_a_rebuild_says_on_a_terminal_and_in_the_log_what_it_did(deployment, par
     assert f"{DAY}  First: the next `mxdeliver run` looks for it" in done.stdout
     assert f"{DAY - timedelta(days=1)}  First: parked DELIVERY_IN_DOUBT: " in done.stdout
     lines = [line for line in deployment.log_lines() if line["event"] != "delivery.delivered"]
-    assert "ledger.rebuilt" in {line["event"] for line in lines}
+    (rebuilt,) = [line["message"] for line in lines if line["event"] == "ledger.rebuilt"]
+    assert rebuilt.endswith(" deliveries; set aside: nothing")
     assert [line["error_code"] for line in lines if line["event"] == "delivery.parked"][0] == (  # noqa: RUF015
         "DELIVERY_IN_DOUBT"
     )

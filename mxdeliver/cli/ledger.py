@@ -104,9 +104,9 @@ def _log(configuration: Configuration, rebuilt: Rebuilt, *, as_json: bool) -> No
         stream=sys.stderr if as_json else None,
     ) as journal:
         if rebuilt.ledger:
-            journal.write(
-                "ledger.rebuilt", f"{len(rebuilt.deliveries)} deliveries", level="warning"
-            )
+            aside = ", ".join(path.name for path in rebuilt.set_aside) or "nothing"
+            made = f"{len(rebuilt.deliveries)} deliveries; set aside: {aside}"
+            journal.write("ledger.rebuilt", made, level="warning")
         if rebuilt.key:
             journal.write("ledger.key_renewed", _what_key(rebuilt), level="warning")
         for one in rebuilt.deliveries:
@@ -150,7 +150,8 @@ def _show(configuration: Configuration, rebuilt: Rebuilt, *, sealed: int) -> Non
     if rebuilt.ledger:
         click.echo(f"{path}: made anew from {sealed} sealed bundles")
     else:
-        click.echo(f"{path} is healthy and stays as it is")
+        begun = "" if rebuilt.key else "; what an earlier rebuild had begun is removed"
+        click.echo(f"{path} is healthy and stays as it is{begun}")
     if rebuilt.key:
         click.echo(f"{path.with_suffix('.key')}: {_what_key(rebuilt)}")
     if rebuilt.ledger and not rebuilt.deliveries:
