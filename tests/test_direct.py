@@ -226,9 +226,10 @@ def test_a_crash_while_the_manifest_is_taken_away_is_made_up_for(party, monkeypa
     assert_whole(party)
 
 
+@pytest.mark.parametrize("begun_anew", [False, True])
 @pytest.mark.parametrize("final", [True, False], ids=["final names", "temporary names"])
 def test_who_adopts_a_day_is_told_of_each_file_that_may_lie_there_in_part(
-    party, monkeypatch, final
+    party, monkeypatch, final, begun_anew
 ):
     if final:
         torn(party, monkeypatch)
@@ -237,9 +238,11 @@ def test_who_adopts_a_day_is_told_of_each_file_that_may_lie_there_in_part(
         crash(party, monkeypatch, Session, "upload", after=True)
         names = set(party.leftovers())
     assert len(names) == (FILES - 1 if final else FILES)
+    if begun_anew:
+        rebuild(party)
     arguments = ("adopt", "--client", party.guid, "--date", str(DAY))
     _, document = party.deployment.run_json(*arguments)
-    assert {(one["file_name"], one["final"]) for one in document["left"]} == {
+    assert {(one["name"], one["final"]) for one in document["left"]} == {
         (name, final) for name in names
     }
     lines = [line for line in party.deployment.log_lines() if line["event"] == "file.left"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,9 +21,9 @@ from mxdeliver.core.errors import DayNotClosed
 
 if TYPE_CHECKING:
     from mxdeliver.cli.wiring import Chosen
-    from mxdeliver.core.model import Client, Delivery, DeliveryKey
+    from mxdeliver.core.model import Client, Delivery
     from mxdeliver.edge.config import Configuration
-    from mxdeliver.edge.ledger import Ledger
+    from mxdeliver.edge.ledger import LeftBehind
 
 
 @click.command
@@ -62,7 +62,7 @@ def _adopt(
             click.echo(f"mxdeliver: the ledger knows nothing of {name}, {day}", err=True)
             return cli.EXIT_FAILED
         adopted = ledger.adopt(guid, day, client=client, reason=reason, now=now)
-        left = _left(ledger, adopted.key)
+        left = ledger.left_behind(guid, day)
         who = ledger.history(client_guid=guid)[-1].who
     said = f"{name} has {day}, as {who} vouches{f': {reason}' if reason else ''}"
     _log(configuration, adopted, said, left, as_json=as_json)
@@ -71,34 +71,16 @@ def _adopt(
         return 0
     click.echo(f"{said}; nothing will be sent for it")
     for file in left:
-        click.echo(str(file))
+        click.echo(_removable(file))
     return 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Left:
-    """A file that may lie half-written on the client's server, and that nobody here removes now."""
-
-    file_name: str
-    destination: str
-    final: bool
-
-    def __str__(self) -> str:
-        what = "the name that the client looks for" if self.final else "a temporary name"
-        return (
-            f"{self.file_name} may lie on {self.destination} with a part of the file, under {what}: "
-            "ask the client to remove it"
-        )
-
-
-def _left(ledger: Ledger, key: DeliveryKey) -> list[_Left]:
-    """Give what earlier attempts may have left, what looks like a whole file first."""
-    names = {one.name: True for one in ledger.half_written(key)}
-    names |= dict.fromkeys(ledger.temporaries(key), False)
-    destination = ledger.destination(key) or ""
-    return [
-        _Left(file_name=name, destination=destination, final=final) for name, final in names.items()
-    ]
+def _removable(file: LeftBehind) -> str:
+    what = "the name that the client looks for" if file.final else "a temporary name"
+    return (
+        f"{file.name} may lie on {file.destination} with a part of the file, under {what}: ask the "
+        "client to remove it"
+    )
 
 
 def _one(chosen: Chosen, name: str) -> tuple[str, Client | None]:
@@ -113,7 +95,7 @@ def _log(
     configuration: Configuration,
     adopted: Delivery,
     said: str,
-    left: Sequence[_Left],
+    left: Sequence[LeftBehind],
     *,
     as_json: bool,
 ) -> None:
@@ -133,4 +115,4 @@ def _log(
         )
         log("delivery.adopted", said)
         for file in left:
-            log("file.left", str(file), level="warning", file_name=file.file_name)
+            log("file.left", _removable(file), level="warning", file_name=file.name)

@@ -38,7 +38,13 @@ from mxdeliver.edge.ledger.direct import HalfWritten
 from mxdeliver.edge.ledger.disk import require_place
 from mxdeliver.edge.ledger.lease import Lease
 from mxdeliver.edge.ledger.rebuilding import Rebuilt, rebuild
-from mxdeliver.edge.ledger.rows import FileStage, FileState, HistoryEntry, PublishEvidence
+from mxdeliver.edge.ledger.rows import (
+    FileStage,
+    FileState,
+    HistoryEntry,
+    LeftBehind,
+    PublishEvidence,
+)
 from mxdeliver.edge.ledger.servers import Publishing, ServerProfile
 
 __all__ = [
@@ -48,6 +54,7 @@ __all__ = [
     "HistoryEntry",
     "Lease",
     "Ledger",
+    "LeftBehind",
     "PublishEvidence",
     "Publishing",
     "Rebuilt",

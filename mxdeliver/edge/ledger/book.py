@@ -262,11 +262,10 @@ class Ledger:
             finally:
                 held.close()
 
-    def destination(self, key: DeliveryKey) -> str | None:
-        """Give the server and directory that the delivery is bound to; None before it is to any."""
+    def left_behind(self, client_guid: str, day: SnapshotDate) -> list[rows.LeftBehind]:
+        """Give what attempts of the day, of any revision and wherever, may have left in part."""
         with self._database.read() as connection:
-            destination: str | None = rows.require(connection, key).destination
-            return destination
+            return rows.left_behind(connection, client_guid, day)
 
     def temporaries(self, key: DeliveryKey) -> list[str]:
         """Give every temporary name handed out for the day, by any revision, that may still be there.
