@@ -7,6 +7,7 @@ somebody else's is replaced or removed (I7, I16), and a crash anywhere converges
 
 from __future__ import annotations
 
+import os
 import subprocess
 from datetime import date, timedelta
 
@@ -251,6 +252,18 @@ def test_who_adopts_a_day_is_told_of_each_file_that_may_lie_there_in_part(
     for line in lines:
         assert f"on {sftp['host']}:{sftp['port']}/{sftp['directory']}" in line["message"]
         assert line["message"].endswith("ask the client to remove it")
+
+
+def test_what_was_half_written_before_the_client_moved_is_named(party, server, monkeypatch):
+    torn(party, monkeypatch)
+    names = set(half_written(party))
+    moved = party.directory.with_name(f"{party.directory.name}-moved")
+    moved.mkdir()
+    os.chown(moved, server.directory.stat().st_uid, server.directory.stat().st_gid)
+    party.entry["sftp"]["directory"] = server.remote_path(moved)
+    assert attempt(party).outcome is Outcome.DELIVERED
+    lines = [line for line in party.deployment.log_lines() if line["event"] == "file.left"]
+    assert {line["file_name"] for line in lines} == names
 
 
 # -- what is somebody else's -----------------------------------------------------------------------
