@@ -333,6 +333,21 @@ def _before_due(states, guids):
     return states | {(guid, yesterday): ("waiting", None) for guid in guids}
 
 
+def test_where_all_of_the_state_is_gone_a_rebuild_keeps_everything_from_being_sent_again(
+    deployment, party
+):
+    party.entry["active_since"] = str(DAY)
+    assert_delivered(run_day(deployment), party)
+    shutil.rmtree(deployment.folder / "state")
+    for path in party.directory.iterdir():
+        path.unlink()
+    done = deployment.run("ledger", "rebuild")
+    assert done.stderr == f"mxdeliver: created {deployment.folder / 'state'}\n"
+    assert f"{DAY}  First: parked DELIVERY_IN_DOUBT" in done.stdout
+    run_day(deployment)
+    assert_nothing_arrived(party)
+
+
 def test_an_unreadable_bundle_is_failed_by_name_and_keeps_no_other_from_being_read(
     deployment, party
 ):

@@ -49,7 +49,8 @@ def _rebuild(config_path: Path, *, as_json: bool) -> int:
     _refuse_broken(configuration)
     process.harden()
     spool = Spool(configuration.state_dir)
-    spool.check()
+    if spool.check():
+        click.echo(f"mxdeliver: created {configuration.state_dir}", err=True)
     bundles, damaged = _read(spool)
     rebuilt = rebuild_ledger(
         configuration.state_dir,

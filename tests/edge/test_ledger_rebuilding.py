@@ -311,6 +311,22 @@ def test_days_that_had_failed_before_are_not_failed_once_more(state):
     assert states == {"parked"}
 
 
+def test_a_day_in_doubt_stays_so_until_a_person_has_decided_however_old_it_is(state):
+    (state / "ledger.db").unlink()
+    doubtful = in_doubt(make_anew(state))
+    later = NOON + timedelta(days=30)
+    assert sent_by_the_next_run(state, now=later) != []  # the days since
+    with Ledger.open(state, now=later) as ledger:
+        ledger.resume(client_guid=guid(), day=None, now=later)
+        days = [(one.client_guid, one.snapshot_date) for one in due_keys(ledger, later)]
+    assert len(doubtful) == 2 * WINDOW - 4
+    assert doubtful.isdisjoint(days)
+
+
+def due_keys(ledger, now):
+    return [one.key for one in ledger.due(CLIENTS, now=now, contexts={})]
+
+
 def test_a_client_that_left_the_configuration_is_known_to_the_new_ledger(state):
     (state / "ledger.db").unlink()
     make_anew(state, clients=[CLIENTS[1]], bundles=[bundle(key())])

@@ -291,7 +291,12 @@ def _owe(
                 deliveries.c.state == DeliveryState.WAITING.value,
                 deliveries.c.due_at <= now,
             )
-            .values(state=DeliveryState.PARKED.value, error_code=doubt.code, error=doubt.explain())
+            .values(
+                state=DeliveryState.PARKED.value,
+                requested=True,  # its age alone decides nothing
+                error_code=doubt.code,
+                error=doubt.explain(),
+            )
         )
 
 
