@@ -23,7 +23,7 @@ from tests.support.ledgers import NOON, TODAY, YESTERDAY, bundle, client, guid, 
 
 WINDOW = 7
 CLIENTS = [client(1), client(2, active_since=TODAY.following(-3))]
-FILE_EVENTS = {"open", "os.rename", "os.link", "os.remove", "os.chmod", "sqlite3.connect"}
+FILE_EVENTS = {"open", "os.rename", "os.link", "os.remove", "os.truncate", "sqlite3.connect"}
 
 
 @pytest.fixture
@@ -110,15 +110,18 @@ def test_a_new_ledger_would_have_everything_sent_again(state):
     assert len(sent_by_the_next_run(state)) == 4
 
 
-@pytest.mark.parametrize("loss", ["a zeroed page", "no database", "none"])
+@pytest.mark.parametrize("loss", ["a zeroed page", "no database", "none", "broken off before"])
 def test_killed_at_any_step_of_a_rebuild_the_next_run_sends_nothing_again(state, tmp_path, loss):
     if loss == "a zeroed page":
         zero_page(state)
     elif loss == "no database":
         (state / "ledger.db").write_bytes(b"x" * 9000)
         (state / "ledger.db-journal").write_bytes(b"y" * 900)
-    else:
+    elif loss == "none":
         (state / "ledger.db").unlink()
+    else:
+        (state / "ledger.key").unlink()
+        (state / "ledger.db").rename(state / "ledger.db.rebuilding")
     steps = 0
     while True:
         broken_off = tmp_path / f"broken-off-{steps + 1}"

@@ -162,10 +162,19 @@ def _with_journals(path: Path) -> list[Path]:
     return [path.with_name(f"{path.name}{end}") for end in ("", "-journal", "-wal", "-shm")]
 
 
-def _remove(draft: Path) -> None:
+def _empty(draft: Path) -> None:
+    """Begin anew what was broken off, without giving its name up for a moment."""
     with disk.mapped(draft):
-        for leftover in reversed(_with_journals(draft)):
-            leftover.unlink(missing_ok=True)
+        for journal in _with_journals(draft)[1:]:
+            journal.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.truncate(draft, 0)
+
+
+def _remove(draft: Path) -> None:
+    _empty(draft)
+    with disk.mapped(draft):
+        draft.unlink(missing_ok=True)
 
 
 def _is_being_replaced(path: Path, draft: Path) -> bool:
@@ -210,7 +219,7 @@ def _make(
     catch_up_days: int,
 ) -> list[Delivery]:
     """Make a ledger at `draft`; `owed` is since when, as far as the damaged one says."""
-    _remove(draft)
+    _empty(draft)
     database = open_database(draft, busy_timeout=_BUSY_SECONDS)
     try:
         with database.write() as connection:
