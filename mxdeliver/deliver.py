@@ -108,8 +108,10 @@ def deliver(key: DeliveryKey, client: Client, site: Site, gate: Gate = _always_o
         except Exception as error:  # noqa: BLE001 - a bug stays with its client
             bug = Internal.of(error)
             return _ended(bug, key, client, site, lease=lease, log=log, started=started)
-        lease.delivered(now=site.clock())
+        lease.check()
         seconds = round(time.monotonic() - started, 3)
+        # Before the ledger says so: killed in between, the next run says it again. The other way
+        # round nobody would.
         log(
             "delivery.delivered",
             f"{client.name} has {key.snapshot_date}: {len(bundle.files)} files, "
@@ -118,6 +120,7 @@ def deliver(key: DeliveryKey, client: Client, site: Site, gate: Gate = _always_o
             encrypted_file_size=bundle.encrypted_size,
             seconds=seconds,
         )
+        lease.delivered(now=site.clock())
         return Result(key=key, outcome=Outcome.DELIVERED, seconds=seconds)
 
 
@@ -169,8 +172,9 @@ def _build_and_push(
     binding.warn_of_expiry(client, certificate, now, log)
     known = site.ledger.bundle(key)
     bundle = known or site.spool.bundle(key)
-    # Sealed, and no attempt before this one: the ledger was restored from an earlier backup.
-    unheard_of = known is None and bundle is not None and lease.number == 1
+    # Sealed by no attempt that the ledger has: it was restored from an earlier backup.
+    own = known is not None or site.ledger.may_have_sealed(key, before=lease.number)
+    unheard_of = bundle is not None and not own
     if bundle is None:
         bundle = build(
             key,
@@ -256,9 +260,10 @@ def _known_bundle(key: DeliveryKey, site: Site) -> Bundle | None:
     if (bundle := site.ledger.bundle(key)) is not None:
         return bundle
     delivery = site.ledger.get(key)
+    begun = 0 if delivery is None else delivery.attempts
     # After a crash just behind the seal the spool alone has it.
-    tried = delivery is not None and delivery.attempts > 0
-    return site.spool.bundle(key) if tried else None
+    own = begun > 0 and site.ledger.may_have_sealed(key, before=begun + 1)
+    return site.spool.bundle(key) if own else None
 
 
 def _ended(

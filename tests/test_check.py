@@ -132,6 +132,24 @@ def test_when_all_is_well_it_shows_who_is_bound_to_what(site):
     assert not (site.folder / "logs").exists()
 
 
+def test_a_ledger_that_a_run_refuses_is_refused_in_the_same_words(site, monkeypatch):
+    monkeypatch.setenv("LEDGER_URL", "postgresql://mx@db/ledger")
+    site.document["ledger"] = {"url": {"env": "LEDGER_URL"}}
+    status, document = site.check_json()
+    path = str(site.folder / "config.yaml")
+    run = subprocess.run(
+        [sys.executable, "-m", "mxdeliver", "run", "-c", path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert status == run.returncode == 78
+    (problem,) = document["problems"]
+    said = f"mxdeliver: {problem['code']}: {problem['message']}. {problem['remedy']}"
+    assert run.stderr.splitlines()[-1] == said
+    assert "not available yet" in said
+
+
 def test_the_document_holds_bindings_and_no_problems(site):
     status, document = site.check_json()
     assert status == 0

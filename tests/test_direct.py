@@ -7,6 +7,7 @@ somebody else's is replaced or removed (I7, I16), and a crash anywhere converges
 
 from __future__ import annotations
 
+import os
 import subprocess
 from datetime import date, timedelta
 
@@ -224,6 +225,45 @@ def test_a_crash_while_the_manifest_is_taken_away_is_made_up_for(party, monkeypa
         crash(party, monkeypatch, Lease, name, after=True)
     assert attempt(party).outcome is Outcome.DELIVERED
     assert_whole(party)
+
+
+@pytest.mark.parametrize("begun_anew", [False, True])
+@pytest.mark.parametrize("final", [True, False], ids=["final names", "temporary names"])
+def test_who_adopts_a_day_is_told_of_each_file_that_may_lie_there_in_part(
+    party, monkeypatch, final, begun_anew
+):
+    if final:
+        torn(party, monkeypatch)
+        names = set(half_written(party))
+    else:
+        crash(party, monkeypatch, Session, "upload", after=True)
+        names = set(party.leftovers())
+    assert len(names) == (FILES - 1 if final else FILES)
+    if begun_anew:
+        rebuild(party)
+    arguments = ("adopt", "--client", party.guid, "--date", str(DAY))
+    _, document = party.deployment.run_json(*arguments)
+    assert {(one["name"], one["final"]) for one in document["left"]} == {
+        (name, final) for name in names
+    }
+    lines = [line for line in party.deployment.log_lines() if line["event"] == "file.left"]
+    assert {line["file_name"] for line in lines} == names
+    sftp = party.entry["sftp"]
+    for line in lines:
+        assert f"on {sftp['host']}:{sftp['port']}/{sftp['directory']}" in line["message"]
+        assert line["message"].endswith("ask the client to remove it")
+
+
+def test_what_was_half_written_before_the_client_moved_is_named(party, server, monkeypatch):
+    torn(party, monkeypatch)
+    names = set(half_written(party))
+    moved = party.directory.with_name(f"{party.directory.name}-moved")
+    moved.mkdir()
+    os.chown(moved, server.directory.stat().st_uid, server.directory.stat().st_gid)
+    party.entry["sftp"]["directory"] = server.remote_path(moved)
+    assert attempt(party).outcome is Outcome.DELIVERED
+    lines = [line for line in party.deployment.log_lines() if line["event"] == "file.left"]
+    assert {line["file_name"] for line in lines} == names
 
 
 # -- what is somebody else's -----------------------------------------------------------------------

@@ -32,7 +32,7 @@ from tests.support.outcomes import (
     run_due,
     small_deployment,
 )
-from tests.support.preloaded import Preloaded
+from tests.support.preloaded import Preloaded, Stop
 
 USER = pwd.getpwuid(os.geteuid()).pw_name
 
@@ -189,16 +189,50 @@ def test_a_newer_ledger_is_not_rebuilt(deployment):
         assert path.read_bytes() == bytes(content)
 
 
-def test_a_damaged_key_of_the_ledger_is_set_aside_and_the_ledger_stays(deployment, party):
+@pytest.mark.parametrize("content", [None, b"short"])
+def test_where_only_the_ledgers_key_is_lost_nothing_else_is_said_to_be_made_anew(
+    deployment, party, content
+):
     assert_delivered(run_day(deployment), party)
     key = deployment.folder / "state/ledger.key"
-    key.write_bytes(b"short")
-    assert "LEDGER_CORRUPT" in deployment.run("run").stderr
     before = ledger_of(deployment).read_bytes()
+
+    def lose_key():
+        key.unlink()
+        if content is not None:
+            key.write_bytes(content)
+            key.chmod(0o600)
+            assert "LEDGER_CORRUPT" in deployment.run("run").stderr
+
+    lose_key()
     document = rebuild(deployment)
-    assert len(document["set_aside"]) == 1
+    assert (document["rebuilt"], document["key_renewed"]) == (False, True)
+    assert len(document["set_aside"]) == (0 if content is None else 1)
+    lose_key()
+    done = deployment.run("ledger", "rebuild")
+    assert f"{ledger_of(deployment)} is healthy and stays as it is" in done.stdout
+    assert "ledger.key: a new random key" in done.stdout
     assert ledger_of(deployment).read_bytes() == before
+    events = [line["event"] for line in deployment.log_lines()]
+    assert events.count("ledger.key_renewed") == 2
+    assert "ledger.rebuilt" not in events
     assert deployment.run("run").returncode == 0
+
+
+def test_a_rebuild_that_was_broken_off_is_named_by_every_command_until_it_is_asked_for_again(
+    deployment, party
+):
+    assert_delivered(run_day(deployment), party)
+    begun = deployment.folder / "state/ledger.db.rebuilding"
+    begun.touch()
+    for command in ("run", "status"):
+        done = deployment.run(command)
+        assert done.returncode == 1
+        assert f"LEDGER_CORRUPT: {begun}: a rebuild is under way, or was broken off" in done.stderr
+    done = deployment.run("ledger", "rebuild")
+    assert "is healthy and stays as it is; what an earlier rebuild had begun is" in done.stdout
+    assert not begun.exists()
+    assert deployment.run("status").returncode == 0
 
 
 def test_files_that_the_client_has_taken_are_not_sent_again(deployment, party):
@@ -231,7 +265,12 @@ def test_what_was_sealed_and_never_sent_is_sent_after_a_person_has_decided(deplo
     rebuild(deployment)
     assert run_due(deployment).row(party)["error_code"] == "DELIVERY_IN_DOUBT"
     assert_nothing_arrived(party)
-    assert deployment.run("resume", "--client", "First").returncode == 0
+    unnamed = deployment.run("resume", "--client", "First")
+    assert unnamed.returncode == 1
+    assert f"{DAY}: in doubt, stays parked; `--date {DAY}` where" in unnamed.stdout
+    assert run_due(deployment).document["deliveries"] == []
+    assert_nothing_arrived(party)
+    assert deployment.run("resume", "--client", "First", "--date", str(DAY)).returncode == 0
     again = run_due(deployment)
     assert again.status == 0
     assert_delivered(again, party)
@@ -297,6 +336,21 @@ def _before_due(states, guids):
     return states | {(guid, yesterday): ("waiting", None) for guid in guids}
 
 
+def test_where_all_of_the_state_is_gone_a_rebuild_keeps_everything_from_being_sent_again(
+    deployment, party
+):
+    party.entry["active_since"] = str(DAY)
+    assert_delivered(run_day(deployment), party)
+    shutil.rmtree(deployment.folder / "state")
+    for path in party.directory.iterdir():
+        path.unlink()
+    done = deployment.run("ledger", "rebuild")
+    assert done.stderr == f"mxdeliver: created {deployment.folder / 'state'}\n"
+    assert f"{DAY}  First: parked DELIVERY_IN_DOUBT" in done.stdout
+    run_day(deployment)
+    assert_nothing_arrived(party)
+
+
 def test_an_unreadable_bundle_is_failed_by_name_and_keeps_no_other_from_being_read(
     deployment, party
 ):
@@ -355,7 +409,8 @@ def test_a_rebuild_says_on_a_terminal_and_in_the_log_what_it_did(deployment, par
     assert f"{DAY}  First: the next `mxdeliver run` looks for it" in done.stdout
     assert f"{DAY - timedelta(days=1)}  First: parked DELIVERY_IN_DOUBT: " in done.stdout
     lines = [line for line in deployment.log_lines() if line["event"] != "delivery.delivered"]
-    assert "ledger.rebuilt" in {line["event"] for line in lines}
+    (rebuilt,) = [line["message"] for line in lines if line["event"] == "ledger.rebuilt"]
+    assert rebuilt.endswith(" deliveries; set aside: nothing")
     assert [line["error_code"] for line in lines if line["event"] == "delivery.parked"][0] == (  # noqa: RUF015
         "DELIVERY_IN_DOUBT"
     )
@@ -386,6 +441,31 @@ def test_a_restored_ledger_asks_where_the_client_has_taken_the_files(deployment,
     again = run_day(deployment)
     assert (again.status, again.row(party)["error_code"]) == (1, "DELIVERY_IN_DOUBT")
     assert_nothing_arrived(party)
+
+
+def test_a_restored_ledger_whose_attempts_sealed_nothing_asks_as_well(deployment, party):
+    aside = deployment.warehouse.rename(deployment.folder / "aside")
+    assert run_day(deployment).row(party)["error_code"] == "SOURCE_UNAVAILABLE"
+    backup = ledger_of(deployment).read_bytes()
+    aside.rename(deployment.warehouse)
+    assert_delivered(run_day(deployment), party)
+    for path in party.directory.iterdir():
+        path.unlink()
+    ledger_of(deployment).write_bytes(backup)
+    again = run_day(deployment)
+    assert (again.status, again.row(party)["error_code"]) == (1, "DELIVERY_IN_DOUBT")
+    assert_nothing_arrived(party)
+
+
+def test_a_seal_that_the_ledger_could_not_be_told_of_is_gone_on_with(deployment, party):
+    deployment.write()
+    command = deployment.command("run", "--date", str(DAY))
+    at = Stop("mxdeliver.edge.ledger:Lease.sealed")
+    assert deployment.program.run(command, stop=at).returncode == -9
+    deployment.write_secret("wrong")
+    assert run_day(deployment).row(party)["error_code"] == "AUTH_FAILED"
+    deployment.write_secret(deployment.server.password)
+    assert_delivered(run_due(deployment), party)
 
 
 def test_a_restored_ledger_takes_up_the_later_revision_that_the_spool_knows(deployment, party):
@@ -426,7 +506,10 @@ def test_a_day_that_neither_spool_nor_ledger_knows_is_a_conflict_until_it_is_ado
     shutil.rmtree(deployment.folder / "state")
     conflict = run_day(deployment)
     assert (conflict.status, conflict.row(party)["error_code"]) == (1, "REMOTE_CONFLICT")
-    assert "`mxdeliver adopt` writes that down" in conflict.row(party)["error"]
+    error = conflict.row(party)["error"]
+    assert "`mxdeliver adopt` writes that down" in error
+    assert f"; {FILES} names are in the way, also {party.guid}.{DAY}." in error
+    assert f" and {FILES - 4} more. " in error
     assert written(party) == before
     assert adopt(deployment)[0] == 0
     assert run_day(deployment).status == 0

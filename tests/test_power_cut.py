@@ -185,20 +185,38 @@ def assert_what_is_written_is_true(state_dir, party):
         return delivery.state, [file.state for file in files.values()]
 
 
-def test_cut_while_a_ledger_is_rebuilt_there_is_a_whole_one_or_none(deployment, disk):
+def test_cut_behind_a_delivery_its_line_is_in_the_log(deployment, disk):
+    add_client(deployment, "First")
+    (disk.path / "logs").mkdir()
+    (deployment.folder / "logs").symlink_to(disk.path / "logs")
+    deployment.write()
+    at = Stop(f"{LEASE}.delivered", after=True, mount=str(disk.path))
+    assert deployment.program.run(deployment.command("run", "--date", str(DAY)), stop=at)
+    disk.again()
+    assert "delivery.delivered" in [line["event"] for line in deployment.log_lines()]
+    assert run_day(deployment).document["deliveries"][0]["attempts"] == 0
+
+
+REBUILDING = [
+    Stop("mxdeliver.edge.ledger.rebuilding:_make", after=True),
+    Stop("os:link", after=True),
+    Stop("pathlib:Path.rename", after=True, call=4),  # behind those of three journals
+]
+
+
+@pytest.mark.parametrize("moment", REBUILDING, ids=names)
+def test_cut_while_a_ledger_is_rebuilt_there_is_a_whole_one_or_none(deployment, disk, moment):
     party = add_client(deployment, "First")
     assert_delivered(run_day(deployment), party)
     before = {path.name: path.stat().st_mtime_ns for path in party.directory.iterdir()}
-    path = disk.path / "state/ledger.db"
-    for function in ("_set_aside", "_with_journals"):
-        path.write_bytes(b"damaged" * 1000)
-        at = Stop(f"mxdeliver.edge.ledger.rebuilding:{function}", after=True, mount=str(disk.path))
-        ended = deployment.program.run(deployment.command("ledger", "rebuild"), stop=at)
-        assert ended.returncode == -9
-        disk.again()
-        refused = deployment.run("run")
-        assert refused.returncode == 1
-        assert "LEDGER_" in refused.stderr
-        assert deployment.run("ledger", "rebuild").returncode == 0
-        assert_delivered(run_day(deployment), party)
-        assert {path.name: path.stat().st_mtime_ns for path in party.directory.iterdir()} == before
+    (disk.path / "state/ledger.db").write_bytes(b"damaged" * 1000)
+    at = Stop(moment.function, after=True, call=moment.call, mount=str(disk.path))
+    ended = deployment.program.run(deployment.command("ledger", "rebuild"), stop=at)
+    assert ended.returncode == -9
+    disk.again()
+    refused = deployment.run("run")
+    assert refused.returncode == 1
+    assert "LEDGER_" in refused.stderr
+    assert deployment.run("ledger", "rebuild").returncode == 0
+    assert_delivered(run_day(deployment), party)
+    assert {path.name: path.stat().st_mtime_ns for path in party.directory.iterdir()} == before

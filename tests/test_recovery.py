@@ -76,6 +76,17 @@ def test_a_crash_at_each_step_is_made_up_for(party, monkeypatch, owner, name, af
     assert attempt(party).outcome is Outcome.DELIVERED
 
 
+@pytest.mark.parametrize("after", [False, True])
+def test_a_delivered_day_has_its_line_in_the_log_whenever_the_process_was_killed(
+    party, monkeypatch, after
+):
+    crash(party, monkeypatch, Lease, "delivered", after=after)
+    done = party.deployment.run("run", "--date", str(DAY))
+    assert done.returncode == 0, done.stderr
+    events = [line["event"] for line in party.deployment.log_lines()]
+    assert events.count("delivery.delivered") == (1 if after else 2)
+
+
 def test_a_crash_before_the_rename_and_one_behind_the_removal_lose_nothing(party, monkeypatch):
     crash(party, monkeypatch, Lease, "publishing", after=True)
     crash(party, monkeypatch, Session, "remove", after=True)

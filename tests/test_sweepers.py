@@ -5,6 +5,7 @@ What was taken has arrived: it is never sent again (reliability.md F77, F78).
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from mxdeliver.core.model import Outcome
 from mxdeliver.edge.ledger import Lease, Publishing
 from mxdeliver.edge.sftp import Session
-from tests.support.attempts import DAY, attempt, crash, one_day, profile, rebuild, sealed
+from tests.support.attempts import DAY, attempt, crash, one_day, profile, rebuild, resend, sealed
 from tests.support.invariants import watched
 from tests.support.openssh import OpenSSHServer, wait_until
 from tests.support.programmable import ProgrammableServer
@@ -121,6 +122,38 @@ def test_killed_behind_the_rename_nothing_is_sent_again_to_a_receiver_known_to_t
         crash(party, monkeypatch, owner, name, after=True, call=call)
         assert attempt(party).outcome is Outcome.DELIVERED
     assert_taken_once(taken, party)
+
+
+def test_what_an_earlier_server_s_receiver_took_says_nothing_about_the_present_one(
+    party, server, taken, monkeypatch, tmp_path
+):
+    take_at_rename(server, taken)
+    assert attempt(party).outcome is Outcome.DELIVERED
+    server.hooks.clear()
+    with OpenSSHServer(tmp_path) as moved:
+        move(party, moved)
+        resend(party)
+        crash(party, monkeypatch, Lease, "publishing", after=True)
+        for path in party.directory.iterdir():
+            path.unlink()  # somebody tidies up
+        assert attempt(party).outcome is Outcome.DELIVERED
+        assert party.received() == sealed(party)
+
+
+def move(party, server):
+    """Let the client have moved to another server."""
+    party.directory = server.directory / "moved"
+    party.directory.mkdir()
+    owner = server.directory.stat()
+    os.chown(party.directory, owner.st_uid, owner.st_gid)
+    party.deployment.write_secret(server.password)
+    party.entry["sftp"] |= {
+        "host": server.host,
+        "port": server.port,
+        "username": server.username,
+        "host_keys": list(server.pins.values()),
+        "directory": server.remote_path(party.directory),
+    }
 
 
 def test_where_temporary_files_are_taken_too_the_final_names_are_written(party, server, taken):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from mxdeliver.cli.wiring import Chosen
     from mxdeliver.core.model import Client, Delivery
     from mxdeliver.edge.config import Configuration
+    from mxdeliver.edge.ledger import LeftBehind
 
 
 @click.command(cls=JsonCommand)
@@ -33,7 +37,7 @@ def command(config_path: Path, name: str, day: SnapshotDate, reason: str, as_jso
 
     For a day that was delivered in another way, or of which a rebuilt or restored ledger does not
     know. Who said so, when and why stays in the ledger. What lies on the client's server is neither
-    looked at nor touched.
+    looked at nor touched; what earlier attempts may have left there half-written is named.
     """
     configuration = wiring.load(config_path)
     process.harden()
@@ -56,17 +60,25 @@ def _adopt(
         if client is None and ledger.latest(guid, day) is None:
             raise cli.Refused(f"the ledger knows nothing of {name}, {day}")
         adopted = ledger.adopt(guid, day, client=client, reason=reason, now=now)
-        left = len(ledger.temporaries(adopted.key))
+        left = ledger.left_behind(guid, day)
         who = ledger.history(client_guid=guid)[-1].who
     said = f"{name} has {day}, as {who} vouches{f': {reason}' if reason else ''}"
-    _log(configuration, adopted, said, as_json=as_json)
+    _log(configuration, adopted, said, left, as_json=as_json)
     if as_json:
-        click.echo(json.dumps(report.status_row(adopted)))
+        click.echo(json.dumps(report.status_row(adopted) | {"left": [asdict(one) for one in left]}))
         return 0
     click.echo(f"{said}; nothing will be sent for it")
-    if left:
-        click.echo(f"{left} temporary files of earlier attempts may lie on the client's server")
+    for file in left:
+        click.echo(_removable(file))
     return 0
+
+
+def _removable(file: LeftBehind) -> str:
+    what = "the name that the client looks for" if file.final else "a temporary name"
+    return (
+        f"{file.name} may lie on {file.destination} with a part of the file, under {what}: ask the "
+        "client to remove it"
+    )
 
 
 def _one(chosen: Chosen, name: str) -> tuple[str, Client | None]:
@@ -77,7 +89,14 @@ def _one(chosen: Chosen, name: str) -> tuple[str, Client | None]:
     return chosen.guids[0], None
 
 
-def _log(configuration: Configuration, adopted: Delivery, said: str, *, as_json: bool) -> None:
+def _log(
+    configuration: Configuration,
+    adopted: Delivery,
+    said: str,
+    left: Sequence[LeftBehind],
+    *,
+    as_json: bool,
+) -> None:
     from mxdeliver.edge.journal import Journal  # noqa: PLC0415 - see cli
 
     with Journal.open(
@@ -86,10 +105,12 @@ def _log(configuration: Configuration, adopted: Delivery, said: str, *, as_json:
         clock=wiring.utc_now,
         stream=sys.stderr if as_json else None,
     ) as journal:
-        journal.write(
-            "delivery.adopted",
-            said,
+        log = partial(
+            journal.write,
             client_guid=adopted.key.client_guid,
             snapshot_date=adopted.key.snapshot_date,
             revision=adopted.key.revision,
         )
+        log("delivery.adopted", said)
+        for file in left:
+            log("file.left", _removable(file), level="warning", file_name=file.name)

@@ -92,8 +92,7 @@ def examine(configuration: Configuration, chosen: Chosen, now: datetime) -> list
     except MxdeliverError as error:
         general.note(error)
     _directories(configuration, general)
-    if configuration.ledger_url is not None:
-        _secret(configuration.ledger_url, general)
+    _ledger(configuration, general)
     broken = [
         Subject(guid=one.guid, name=one.name, findings=list(map(finding_of, one.problems)))
         for one in chosen.broken
@@ -123,6 +122,18 @@ def _directories(configuration: Configuration, general: Subject) -> None:
     log = configuration.delivery_log
     if log is not None and (parent := _blocked(log)) is not None:
         general.warnings.append(f"the delivery log {log} cannot be written: see {parent}")
+
+
+def _ledger(configuration: Configuration, general: Subject) -> None:
+    from mxdeliver.edge.config import secrets  # noqa: PLC0415 - see cli
+    from mxdeliver.edge.ledger import require_place  # noqa: PLC0415 - imports SQLAlchemy
+
+    reference = configuration.ledger_url
+    try:
+        url = None if reference is None else secrets.resolve(reference).reveal_text()
+        require_place(configuration.state_dir, url)
+    except MxdeliverError as error:
+        general.note(error)
 
 
 def _blocked(path: Path) -> Path | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from mxdeliver.core.errors import ConfigInvalid, MxdeliverError
 from mxdeliver.core.model import DeliveryState
 
 if TYPE_CHECKING:
-    from mxdeliver.core.model import Bundle, Delivery, DeliveryKey
+    from mxdeliver.core.model import Bundle, DeliveryKey
     from mxdeliver.edge.config import Configuration
     from mxdeliver.edge.ledger import Rebuilt
     from mxdeliver.edge.spool import Spool
@@ -35,7 +34,8 @@ def rebuild(config_path: Path, as_json: bool) -> int:
 
     The next run looks on the clients' servers for what was sealed and sends nothing twice: what lies
     there as it was sealed counts as delivered, and a day that does not is parked
-    (DELIVERY_IN_DOUBT) until `mxdeliver adopt` or `mxdeliver resume`. A healthy ledger is refused.
+    (DELIVERY_IN_DOUBT) until `mxdeliver adopt` or `mxdeliver resume`. So are days of the catch-up
+    window that the spool does not hold. A healthy ledger is left alone.
     """
     from mxdeliver.edge.ledger import rebuild as rebuild_ledger  # noqa: PLC0415 - SQLAlchemy
     from mxdeliver.edge.spool import Spool  # noqa: PLC0415 - see cli
@@ -44,7 +44,8 @@ def rebuild(config_path: Path, as_json: bool) -> int:
     _refuse_broken(configuration)
     process.harden()
     spool = Spool(configuration.state_dir)
-    spool.check()
+    if spool.check():
+        click.echo(f"mxdeliver: created {configuration.state_dir}", err=True)
     bundles, damaged = _read(spool)
     rebuilt = rebuild_ledger(
         configuration.state_dir,
@@ -54,7 +55,7 @@ def rebuild(config_path: Path, as_json: bool) -> int:
         now=wiring.utc_now(),
         catch_up_days=configuration.catch_up_days,
     )
-    _log(configuration, rebuilt.deliveries, as_json=as_json)
+    _log(configuration, rebuilt, as_json=as_json)
     if as_json:
         _show_json(configuration, rebuilt)
     else:
@@ -89,7 +90,7 @@ def _read(spool: Spool) -> tuple[list[Bundle], dict[DeliveryKey, str]]:
     return bundles, damaged
 
 
-def _log(configuration: Configuration, deliveries: Sequence[Delivery], *, as_json: bool) -> None:
+def _log(configuration: Configuration, rebuilt: Rebuilt, *, as_json: bool) -> None:
     from mxdeliver.edge.journal import Journal  # noqa: PLC0415 - see cli
 
     with Journal.open(
@@ -98,8 +99,13 @@ def _log(configuration: Configuration, deliveries: Sequence[Delivery], *, as_jso
         clock=wiring.utc_now,
         stream=sys.stderr if as_json else None,
     ) as journal:
-        journal.write("ledger.rebuilt", f"{len(deliveries)} deliveries", level="warning")
-        for one in deliveries:
+        if rebuilt.ledger:
+            aside = ", ".join(path.name for path in rebuilt.set_aside) or "nothing"
+            made = f"{len(rebuilt.deliveries)} deliveries; set aside: {aside}"
+            journal.write("ledger.rebuilt", made, level="warning")
+        if rebuilt.key:
+            journal.write("ledger.key_renewed", _what_key(rebuilt), level="warning")
+        for one in rebuilt.deliveries:
             if one.state in {DeliveryState.PARKED, DeliveryState.FAILED}:
                 journal.write(
                     f"delivery.{one.state.value}",
@@ -113,11 +119,19 @@ def _log(configuration: Configuration, deliveries: Sequence[Delivery], *, as_jso
                 )
 
 
+def _what_key(rebuilt: Rebuilt) -> str:
+    # A new ledger has nothing in it that was compared by the earlier key.
+    then = "" if rebuilt.ledger else "; what is parked counts as changed and is tried once more"
+    return f"a new random key{then}; restart `mxdeliver schedule` where it runs"
+
+
 def _show_json(configuration: Configuration, rebuilt: Rebuilt) -> None:
     from mxdeliver import report  # noqa: PLC0415 - imports SQLAlchemy
 
     document = {
         "ledger": str(configuration.state_dir / "ledger.db"),
+        "rebuilt": rebuilt.ledger,
+        "key_renewed": rebuilt.key,
         "set_aside": [str(path) for path in rebuilt.set_aside],
         "deliveries": [report.status_row(one) for one in rebuilt.deliveries],
     }
@@ -126,12 +140,18 @@ def _show_json(configuration: Configuration, rebuilt: Rebuilt) -> None:
 
 def _show(configuration: Configuration, rebuilt: Rebuilt, *, sealed: int) -> None:
     names = {client.guid: client.name for client in configuration.clients}
-    for path in rebuilt.set_aside:
-        click.echo(f"damaged, and set aside: {path}")
-    if not rebuilt.deliveries:
-        click.echo(f"{configuration.state_dir / 'ledger.db'}: nothing is owed yet")
-        return
-    click.echo(f"{configuration.state_dir / 'ledger.db'}: made anew from {sealed} sealed bundles")
+    path = configuration.state_dir / "ledger.db"
+    for aside in rebuilt.set_aside:
+        click.echo(f"set aside: {aside}")
+    if rebuilt.ledger:
+        click.echo(f"{path}: made anew from {sealed} sealed bundles")
+    else:
+        begun = "" if rebuilt.key else "; what an earlier rebuild had begun is removed"
+        click.echo(f"{path} is healthy and stays as it is{begun}")
+    if rebuilt.key:
+        click.echo(f"{path.with_suffix('.key')}: {_what_key(rebuilt)}")
+    if rebuilt.ledger and not rebuilt.deliveries:
+        click.echo("nothing is owed yet")
     for one in rebuilt.deliveries:
         name = names.get(one.key.client_guid, one.key.client_guid)
         then = "the next `mxdeliver run` looks for it on the client's server"

@@ -412,7 +412,7 @@ class LedgerVersion(Fatal):
 
 
 class LedgerMissing(Fatal):
-    """The spool holds bundles, but the ledger is gone; delivering now could deliver twice."""
+    """There was a ledger, and it is gone; delivering now could deliver twice."""
 
     code = "LEDGER_MISSING"
     action = _REFUSES
@@ -429,7 +429,7 @@ class DeliveryInDoubt(NeedsPerson):
     action = "The delivery is parked: nothing of the day is sent until a person has decided."
     remedy = (
         "Ask the client. If they have the day, `mxdeliver adopt` writes that down and nothing is "
-        "sent; if they do not, `mxdeliver resume` sends what is not there."
+        "sent; if they do not, `mxdeliver resume` with its `--date` sends what is not there."
     )
 
 
@@ -460,7 +460,10 @@ class ClockInsane(Fatal):
 
     code = "CLOCK_INSANE"
     action = _REFUSES
-    remedy = "Set the host's clock; nothing is delivered until then."
+    remedy = (
+        "Set the host's clock; nothing is delivered until then. Where it is right, and the entry is "
+        "of a clock that had run ahead, `mxdeliver ledger rebuild` makes the ledger anew."
+    )
 
 
 class DeadlinePassed(Fatal):

@@ -10,6 +10,7 @@ once on standard error.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -45,6 +46,9 @@ FIELDS = (
     "port",
 )
 """What an event may say beside `ts`, `level`, `event`, `run_id` and `message`, in this order."""
+
+DURABLE = frozenset({"delivery.delivered"})
+"""Events whose line in a file survives a power cut: once the ledger says the same, nothing says it again."""
 
 LEVELS = frozenset({"info", "warning", "error"})
 _LONGEST_TEXT = 1000
@@ -122,7 +126,7 @@ class Journal:
         """
         line = self._line(event, message, level=level, fields=fields)
         with self._lock:
-            self._guarded(lambda: self._append(line))
+            self._guarded(lambda: self._append(line, durable=event in DURABLE))
             if self._observer is not None:
                 self._observer(event, fields)
 
@@ -163,9 +167,12 @@ class Journal:
             )
             complaints.flush()
 
-    def _append(self, line: bytes) -> None:
+    def _append(self, line: bytes, *, durable: bool) -> None:
         if self._path is not None:
-            self._send(self._current(self._path), line)
+            descriptor = self._current(self._path)
+            self._send(descriptor, line)
+            if durable:
+                _sync(descriptor)
             return
         stream = self._stream or sys.stdout
         stream.flush()
@@ -224,6 +231,14 @@ def _open(path: Path) -> int:
     # The process's umask is stricter than the log is meant to be.
     os.fchmod(descriptor, 0o640)
     return descriptor
+
+
+def _sync(descriptor: int) -> None:
+    try:
+        os.fdatasync(descriptor)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # a pipe or a device: nothing to sync
+            raise
 
 
 def _reason(error: Exception, path: Path | None) -> str:

@@ -16,6 +16,7 @@ from mxdeliver.edge.sftp import RemoteAttributes, RenameOutcome, Session
 from mxdeliver.edge.spool import Spool
 
 _READ_BACK_SLACK = 1
+_NAMES_SHOWN = 3
 
 
 class Records(Protocol):
@@ -81,7 +82,7 @@ class Existing:
     ) -> Found:
         """Tell what lies under the wanted final names, with a receiver that `sweeps` or does not.
 
-        Raises RemoteConflict where it is neither ours nor to be replaced.
+        Raises RemoteConflict for all that is neither ours nor to be replaced.
         """
         seen = self._session.look([file.name for file in wanted])
         half_written = self._half_written(seen)
@@ -91,6 +92,7 @@ class Existing:
             for file in wanted
             if file.name in progress and progress[file.name].state is FileStage.PUBLISHING
         }
+        conflicts: dict[str, str] = {}
         for file in wanted:
             attributes = seen[file.name]
             if attributes is None or attributes.denied:
@@ -101,18 +103,28 @@ class Existing:
                 found.there[file.name] = RenameOutcome.ALREADY_PUBLISHED, level
             elif self._is_torn(half, attributes):
                 found.torn.append(file.name)
-            elif self._is_of_earlier_revision(file, attributes):
-                self._refuse_unless_replacing(file)
+            elif (conflict := self._conflict(file, attributes)) is None:
                 found.replaced.append(file.name)
             else:
-                raise RemoteConflict(
-                    f"{self.place(file.name)} exists already and is not what was to be delivered "
-                    f"({'another file' if attributes.is_regular else 'not a regular file'})"
-                )
+                conflicts[file.name] = conflict
+        self._refuse(conflicts)
         absent = {name for name in in_doubt if seen[name] is None}
         for name in self._swept(absent, progress, sweeps=sweeps):
             found.there[name] = RenameOutcome.SWEPT, "ack"
         return found
+
+    def _refuse(self, conflicts: Mapping[str, str]) -> None:
+        """Raise RemoteConflict for names that are in the way, naming the first few."""
+        if not conflicts:
+            return
+        names = list(conflicts)
+        text = f"{self.place(names[0])} {conflicts[names[0]]}"
+        if others := names[1:]:
+            listed = ", ".join(others[:_NAMES_SHOWN])
+            left = len(others) - _NAMES_SHOWN
+            rest = f" and {left} more" if left > 0 else ""
+            text += f"; {len(names)} names are in the way, also {listed}{rest}"
+        raise RemoteConflict(text)
 
     def _swept(
         self, names: AbstractSet[str], progress: Mapping[str, FileState], *, sweeps: bool
@@ -123,8 +135,11 @@ class Existing:
         has been taken, too, and sending it again would deliver it twice. Anywhere else such a file
         is sent again, because a temporary name can vanish in other ways.
         """
+        # Evidence of a file that is to be sent again may be from a server before this one.
         takes_files = sweeps or any(
-            state.evidence is not None and state.evidence.outcome == RenameOutcome.SWEPT.value
+            state.state is FileStage.PUBLISHED
+            and state.evidence is not None
+            and state.evidence.outcome == RenameOutcome.SWEPT.value
             for state in progress.values()
         )
         temporaries = {
@@ -204,11 +219,11 @@ class Existing:
         removed = self._session.remove(names)
         gone = [name for name, is_gone in removed.items() if is_gone]
         self._records.forget_half_written(self._bundle.key, gone)
-        for name in (name for name in names if name not in gone):
-            raise RemoteConflict(
-                f"{self.place(name)} holds a part of the file, from an attempt that broke off, and "
-                "the server does not let it be removed"
-            )
+        why = (
+            "holds a part of the file, from an attempt that broke off, and the server does not let "
+            "it be removed"
+        )
+        self._refuse({name: why for name in names if name not in gone})
 
     # -- files of earlier revisions ------------------------------------------------------------------
 
@@ -232,22 +247,25 @@ class Existing:
             )
             yield from earlier.files if earlier is not None else ()
 
-    def _refuse_unless_replacing(self, file: Artifact) -> None:
-        if self._client.endpoint.replace is not ReplacePolicy.OURS:
-            raise RemoteConflict(
-                f"{self.place(file.name)} is there from an earlier revision of this day; it is "
-                "replaced only where the client's `sftp.replace` is `ours`"
-            )
+    def _conflict(self, file: Artifact, attributes: RemoteAttributes) -> str | None:
+        """Tell why what lies there is in the way; None where it may be replaced."""
+        if not self._is_of_earlier_revision(file, attributes):
+            kind = "another file" if attributes.is_regular else "not a regular file"
+            return f"exists already and is not what was to be delivered ({kind})"
+        if self._client.endpoint.replace is ReplacePolicy.OURS:
+            return None
+        return (
+            "is there from an earlier revision of this day; it is replaced only where the client's "
+            "`sftp.replace` is `ours`"
+        )
 
     def take_away(self, names: Sequence[str]) -> None:
         """Remove files of ours that lie there whole, the manifest first."""
         manifest = self._bundle.manifest.name
         for batch in ([manifest] if manifest in names else [], [n for n in names if n != manifest]):
             removed = self._session.remove(batch) if batch else {}
-            for name in (name for name, gone in removed.items() if not gone):
-                raise RemoteConflict(
-                    f"{self.place(name)} is of an earlier delivery of this day and cannot be removed"
-                )
+            why = "is of an earlier delivery of this day and cannot be removed"
+            self._refuse({name: why for name, gone in removed.items() if not gone})
 
     # -- temporary files -----------------------------------------------------------------------------
 

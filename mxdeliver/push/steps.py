@@ -54,13 +54,12 @@ def push(
     Returns when the server has acknowledged all of it and the ledger knows. Raises the errors of the
     network, the handshake and the client's server, SpoolCorrupt, LeaseLost, StopRequested.
     """
-    left = lease.bound_to(client.endpoint.destination)
-    if left:
+    for name in lease.bound_to(client.endpoint.destination):
         log(
-            "temporaries.left",
-            f"the server or directory has changed; {len(left)} temporary files may lie at the earlier "
-            "one",
+            "file.left",
+            f"{name} may lie in part where the client was delivered to before: ask them to remove it",
             level="warning",
+            file_name=name,
         )
     progress = records.files(bundle.key)
     wanted = [file for file in bundle.files if not _is_published(progress, file)]

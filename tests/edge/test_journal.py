@@ -120,6 +120,13 @@ def test_an_event_without_a_field_that_it_always_has_is_invalid(tmp_path, event,
         validate(lines(tmp_path / "log.jsonl")[0])
 
 
+def test_a_log_that_is_a_device_is_written_without_complaint():
+    complaints = io.StringIO()
+    with open_journal(Path("/dev/null"), complaints=complaints) as journal:
+        journal.write("delivery.delivered", "It happened.", **EXAMPLES["delivery.delivered"])
+    assert complaints.getvalue() == ""
+
+
 def test_values_are_written_in_their_plain_forms(tmp_path):
     with open_journal(tmp_path / "log.jsonl") as journal:
         journal.write(

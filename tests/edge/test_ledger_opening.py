@@ -128,6 +128,13 @@ def test_a_spool_without_its_ledger_stops_everything(tmp_path, empty):
     assert (tmp_path / "ledger.db").exists() is empty
 
 
+def test_a_key_without_its_ledger_stops_everything_although_the_spool_is_empty(state):
+    (state / "ledger.db").unlink()
+    with pytest.raises(LedgerMissing, match="shows that there was one"):
+        open_and_list(state)
+    assert not (state / "ledger.db").exists()
+
+
 def test_a_zeroed_page_is_found_when_the_ledger_is_opened(state):
     path = state / "ledger.db"
     with path.open("r+b") as file:

@@ -31,14 +31,21 @@ Reading order: `tables`, `waiting` (for the locks of others), `database` (openin
 `locks`, `rows`, `planning`,
 `servers` (what each client's server allows), `direct` (files written under their final names),
 `lease`, `claims` (how a lease begins), `requests` (what people ask for), `book` (the ledger itself),
-`rebuilding` (a lost one).
+`damage` (whether it is whole), `rebuilding` (a lost one).
 """
 
 from mxdeliver.edge.ledger.book import Ledger
 from mxdeliver.edge.ledger.direct import HalfWritten
+from mxdeliver.edge.ledger.disk import require_place
 from mxdeliver.edge.ledger.lease import Lease
 from mxdeliver.edge.ledger.rebuilding import Rebuilt, rebuild
-from mxdeliver.edge.ledger.rows import FileStage, FileState, HistoryEntry, PublishEvidence
+from mxdeliver.edge.ledger.rows import (
+    FileStage,
+    FileState,
+    HistoryEntry,
+    LeftBehind,
+    PublishEvidence,
+)
 from mxdeliver.edge.ledger.servers import Publishing, ServerProfile
 
 __all__ = [
@@ -48,9 +55,11 @@ __all__ = [
     "HistoryEntry",
     "Lease",
     "Ledger",
+    "LeftBehind",
     "PublishEvidence",
     "Publishing",
     "Rebuilt",
     "ServerProfile",
     "rebuild",
+    "require_place",
 ]

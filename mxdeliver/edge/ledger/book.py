@@ -12,7 +12,6 @@ from typing import Self
 from sqlalchemy import select
 
 from mxdeliver.core.calendar import SnapshotDate
-from mxdeliver.core.errors import ConfigInvalid
 from mxdeliver.core.model import Attempt, Bundle, Client, Delivery, DeliveryKey, DeliveryState
 from mxdeliver.edge.ledger import claims, direct, disk, planning, requests, rows, servers
 from mxdeliver.edge.ledger.database import Database, open_database, trust_clock
@@ -52,19 +51,18 @@ class Ledger:
     ) -> Iterator[Self]:
         """Open `state_dir/ledger.db`, made where there is none (mode 0600).
 
-        Raises LedgerMissing (no ledger although `spool_has_bundles`), LedgerCorrupt, LedgerVersion,
-        LedgerBusy after `busy_timeout` seconds, ClockInsane where `now` is more than a day behind
-        the last entry, ConfigInvalid for a network file system, SpoolFull, SpoolIO and SpoolMode.
+        Raises LedgerMissing (gone, as `spool_has_bundles` or its key shows), LedgerCorrupt,
+        LedgerVersion, LedgerBusy after `busy_timeout` seconds, ClockInsane where `now` is more than
+        a day behind the last entry, ConfigInvalid for a network file system, SpoolFull, SpoolIO and
+        SpoolMode.
         """
-        if url is not None:
-            raise ConfigInvalid("a ledger in PostgreSQL is not available yet; use `ledger: sqlite`")
-        with disk.mapped(state_dir):
-            state_dir.mkdir(mode=0o700, exist_ok=True)
-            disk.refuse_network(state_dir)
-        path = state_dir / "ledger.db"
-        database = open_database(
-            path, spool_has_bundles=spool_has_bundles, busy_timeout=busy_timeout, stop=stop
-        )
+        disk.require_place(state_dir, url)
+        disk.make_place(state_dir)
+        disk.refuse_unfinished(state_dir)
+        path, key = state_dir / "ledger.db", state_dir / "ledger.key"
+        # Both come after the ledger: where one of them is there and the ledger is not, it was lost.
+        witness = state_dir / "spool" if spool_has_bundles else key if key.exists() else None
+        database = open_database(path, busy_timeout=busy_timeout, witness=witness, stop=stop)
         try:
             trust_clock(database, now)
             yield cls(
@@ -227,6 +225,11 @@ class Ledger:
         with self._database.read() as connection:
             return servers.profiles(connection)
 
+    def may_have_sealed(self, key: DeliveryKey, *, before: int) -> bool:
+        """Tell whether an attempt of a lower number may have sealed without the ledger's knowing."""
+        with self._database.read() as connection:
+            return claims.may_have_sealed(connection, rows.require(connection, key), before)
+
     # -- one attempt -----------------------------------------------------------------------------
 
     def is_held(self, key: DeliveryKey) -> bool:
@@ -263,6 +266,11 @@ class Ledger:
                 yield held
             finally:
                 held.close()
+
+    def left_behind(self, client_guid: str, day: SnapshotDate) -> list[rows.LeftBehind]:
+        """Give what attempts of the day, of any revision and wherever, may have left in part."""
+        with self._database.read() as connection:
+            return rows.left_behind(connection, client_guid, day)
 
     def temporaries(self, key: DeliveryKey) -> list[str]:
         """Give every temporary name handed out for the day, by any revision, that may still be there.
@@ -303,8 +311,8 @@ class Ledger:
     ) -> list[DeliveryKey]:
         """Make parked and failed deliveries due now, their deadline to start anew.
 
-        Waiting ones too, of the day that is named or tried before. A failed one whose sealed files
-        were dropped comes back as its next revision.
+        Waiting ones too, of the day that is named or tried before; those in doubt where the day is
+        named. A failed one whose sealed files were dropped comes back as its next revision.
         """
         with self._database.write() as connection:
             return requests.resume(connection, client_guid, day, now=now, who=requests.who())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import insert, update
+from sqlalchemy import Connection, Row, exists, insert, or_, select, update
 
 from mxdeliver.core.errors import LeaseHeld
 from mxdeliver.core.model import DeliveryKey, DeliveryState
@@ -13,6 +14,8 @@ from mxdeliver.edge.ledger.database import Database
 from mxdeliver.edge.ledger.lease import Lease
 from mxdeliver.edge.ledger.rows import describe, find_latest, require
 from mxdeliver.edge.ledger.tables import attempts, deliveries
+
+_WHERE_A_SEAL_IS_LOST = ("SPOOL_", "LEDGER_", "INTERNAL")
 
 
 def take(
@@ -59,3 +62,25 @@ def take(
             begun = {"delivery_id": row.id, "number": number, "token": token, "started_at": now}
             connection.execute(insert(attempts).values(begun))
     return Lease(database, key, delivery_id=row.id, token=token, number=number)
+
+
+def may_have_sealed(connection: Connection, row: Row[Any], before: int) -> bool:
+    """Tell whether an attempt numbered below `before` may have sealed and not come to say so.
+
+    That is one that died, and one that ended at the disk, the ledger or a bug. Any other would have
+    said so before it met its error.
+    """
+    unsaid = or_(
+        attempts.c.ended_at.is_(None),
+        *(
+            attempts.c.error_code.startswith(code, autoescape=True)
+            for code in _WHERE_A_SEAL_IS_LOST
+        ),
+    )
+    return bool(
+        connection.scalar(
+            select(
+                exists().where(attempts.c.delivery_id == row.id, attempts.c.number < before, unsaid)
+            )
+        )
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -141,8 +141,7 @@ class Database:
                 # not be found.
                 whole = connection.execute("PRAGMA integrity_check(deliveries)")
                 health = [row[0] for row in whole]
-        if health != ["ok"]:
-            raise LedgerCorrupt(f"{self.path} is damaged: {'; '.join(map(str, health))}")
+        self._require_health(health)
         if version > SCHEMA_VERSION:
             raise LedgerVersion(
                 f"{self.path} has version {version}; this program knows {SCHEMA_VERSION}"
@@ -151,6 +150,15 @@ class Database:
             self._create()
         elif version < SCHEMA_VERSION:
             self.migrate(version)
+
+    def examine(self) -> None:
+        """Look at every page and index, which takes its time; LedgerCorrupt."""
+        with self.mapped(), closing(self._connect()) as connection:
+            self._require_health([row[0] for row in connection.execute("PRAGMA integrity_check")])
+
+    def _require_health(self, findings: Sequence[object]) -> None:
+        if findings != ["ok"]:
+            raise LedgerCorrupt(f"{self.path} is damaged: {'; '.join(map(str, findings))}")
 
     def _create(self) -> None:
         with self.write() as connection:
@@ -181,16 +189,16 @@ class Database:
 def open_database(
     path: Path,
     *,
-    spool_has_bundles: bool,
     busy_timeout: float,
+    witness: Path | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Database:
     """Open the ledger's file, made (mode 0600) where there is none.
 
-    Raises LedgerMissing where the spool holds bundles and the ledger is gone or empty.
+    `witness` shows that there was one: LedgerMissing where it is gone or empty.
     """
     with disk.mapped(path):
-        _look_at(path, spool_has_bundles=spool_has_bundles)
+        _look_at(path, witness)
     database = Database(path, busy_timeout=busy_timeout, stop=stop)
     try:
         database.prepare()
@@ -215,17 +223,15 @@ def trust_clock(database: Database, now: datetime) -> None:
         )
 
 
-def _look_at(path: Path, *, spool_has_bundles: bool) -> None:
+def _look_at(path: Path, witness: Path | None) -> None:
     if path.is_symlink():
         raise SpoolMode(f"{path} is a link; the ledger must be a file: put the file itself there")
     try:
         size = path.stat().st_size
     except FileNotFoundError:
         size = 0
-    if size == 0 and spool_has_bundles:
-        raise LedgerMissing(
-            f"{path.parent / 'spool'} holds sealed bundles, but {path} is missing or empty"
-        )
+    if size == 0 and witness is not None:
+        raise LedgerMissing(f"{path} is missing or empty, but {witness} shows that there was one")
     if not path.exists():
         _create_private(path)
         disk.sync_directory(path.parent)

@@ -24,6 +24,8 @@ KEY_BYTES = 32
 NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "9p", "fuse.sshfs", "fuse.rclone"}
 )
+UNFINISHED = "ledger.db.rebuilding"
+"""A new ledger that is still being made; its name goes when it takes the ledger's place."""
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -44,6 +46,22 @@ def mapped(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise from_os_error(error, path) from error
+
+
+def require_place(state_dir: Path, url: str | None) -> None:
+    """Raise ConfigInvalid where no ledger can be kept; makes nothing."""
+    if url is not None:
+        raise ConfigInvalid("a ledger in PostgreSQL is not available yet; use `ledger: sqlite`")
+    with mapped(state_dir):
+        if state_dir.exists():
+            refuse_network(state_dir)
+
+
+def make_place(state_dir: Path) -> None:
+    """Make the folder that the ledger lies in, unless it is there."""
+    with mapped(state_dir):
+        state_dir.mkdir(mode=0o700, exist_ok=True)
+        refuse_network(state_dir)
 
 
 def refuse_network(state_dir: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -> None:
@@ -69,6 +87,17 @@ def refuse_network(state_dir: Path, mountinfo: Path = Path("/proc/self/mountinfo
             )
 
 
+def refuse_unfinished(state_dir: Path) -> None:
+    """Raise LedgerCorrupt while a rebuild is under way, or after one that was broken off.
+
+    What lies in the ledger's place meanwhile may be nothing, from which a run would begin anew.
+    """
+    path = state_dir / UNFINISHED
+    with mapped(path):
+        if os.path.lexists(path):
+            raise LedgerCorrupt(f"{path}: a rebuild is under way, or was broken off")
+
+
 def secret_key(state_dir: Path, random: Callable[[int], bytes]) -> bytes:
     """Give the state directory's random key, made when there is none (`ledger.key`, mode 0600)."""
     path = state_dir / "ledger.key"
@@ -79,22 +108,32 @@ def secret_key(state_dir: Path, random: Callable[[int], bytes]) -> bytes:
             _make_key(path, random)
 
 
-def repair_key(state_dir: Path) -> Path | None:
-    """Set a damaged random key aside, so that a new one is made; gives where it lies now.
-
-    With another key every credential counts as changed once: what is parked is tried once more.
-    """
+def is_key_sound(state_dir: Path) -> bool:
+    """Tell whether there is a random key, and a whole one."""
     path = state_dir / "ledger.key"
     with mapped(path):
         try:
             _read_key(path)
-        except LedgerCorrupt:
-            aside = path.with_name(f"{path.name}.damaged-{os.urandom(4).hex()}")
+        except (FileNotFoundError, LedgerCorrupt):
+            return False
+    return True
+
+
+def renew_key(state_dir: Path, random: Callable[[int], bytes]) -> list[Path]:
+    """Make a new random key; gives where a damaged one lies now.
+
+    With another key every credential counts as changed once: what is parked is tried once more.
+    """
+    path = state_dir / "ledger.key"
+    aside = path.with_name(f"{path.name}.damaged-{os.urandom(4).hex()}")
+    with mapped(path):
+        try:
             path.rename(aside)
-            return aside
+            moved = [aside]
         except FileNotFoundError:
-            pass
-    return None
+            moved = []
+        _make_key(path, random)
+    return moved
 
 
 def _read_key(path: Path) -> bytes:

@@ -52,9 +52,10 @@ class Locks:
             names = sorted(path.name for path in self._folder.glob("*.lock"))
         found = []
         for name in names:
-            guid, day = name.removesuffix(".lock").rsplit(".", 1)
-            if not self.is_free(guid, SnapshotDate.parse(day)):
-                found.append(f"{guid} {day}")
+            guid, _, day = name.removesuffix(".lock").rpartition(".")
+            with suppress(ValueError):  # not of our making
+                if not self.is_free(guid, SnapshotDate.parse(day)):
+                    found.append(f"{guid} {day}")
         return found
 
 

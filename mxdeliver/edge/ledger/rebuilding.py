@@ -3,14 +3,19 @@
 What was sealed says nothing about what was sent, and a receiver may have taken its files away. So
 each file that is read back is in doubt: the next run looks for it on the client's server, and where
 it does not lie there as it was sealed, a person decides (DELIVERY_IN_DOUBT). The same holds for a
-day that is due and of which the spool has nothing. Nothing is sent twice, and no day is forgotten.
+day that is due and of which the spool has nothing. Nothing is sent twice, and no day of the window is
+forgotten: where nothing says any more since when a client is owed days, it is owed all of them.
+
+Killed at any moment, there is the ledger that was there, or the new one, or the file `UNFINISHED`
+with which nothing is delivered: it is the new ledger while it is made, and gives its name up at the
+instant in which it takes the other's place.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, time
@@ -18,8 +23,9 @@ from pathlib import Path
 
 from sqlalchemy import Connection, insert, select, update
 
-from mxdeliver.core.calendar import SnapshotDate, due_at
+from mxdeliver.core.calendar import SnapshotDate, due_at, is_closed
 from mxdeliver.core.errors import (
+    ClockInsane,
     DeliveryInDoubt,
     LeaseHeld,
     LedgerCorrupt,
@@ -27,20 +33,30 @@ from mxdeliver.core.errors import (
     UsageError,
 )
 from mxdeliver.core.model import Bundle, Client, Delivery, DeliveryKey, DeliveryState
-from mxdeliver.edge.ledger import disk, planning, requests, rows
-from mxdeliver.edge.ledger.database import open_database
+from mxdeliver.edge.ledger import damage, disk, planning, requests, rows
+from mxdeliver.edge.ledger.database import open_database, trust_clock
 from mxdeliver.edge.ledger.locks import Locks
 from mxdeliver.edge.ledger.tables import clients as clients_table
 from mxdeliver.edge.ledger.tables import deliveries, files
 
-_DRAFT = ".ledger.db.rebuilding"
 _BUSY_SECONDS = 20.0
+_NOTHING_SEALED = "the ledger was rebuilt, and the spool has nothing of this day"
+_NOTHING_KNOWN = (
+    f"{_NOTHING_SEALED}; whether the client was owed it cannot be told, as its entry has no "
+    "`active_since` and the earlier ledger is gone or unreadable: where it was not, adopt it, too"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rebuilt:
-    """The new ledger's deliveries by day and client, and where the damaged files lie now."""
+    """What was made anew, the new ledger's deliveries by day and client, and what was set aside.
 
+    Where the ledger was healthy and only its random key was not, `ledger` is False, and there are
+    no deliveries.
+    """
+
+    ledger: bool
+    key: bool
     deliveries: tuple[Delivery, ...]
     set_aside: tuple[Path, ...]
 
@@ -53,46 +69,40 @@ def rebuild(
     clients: Sequence[Client],
     now: datetime,
     catch_up_days: int,
+    random: Callable[[int], bytes] = os.urandom,
 ) -> Rebuilt:
-    """Make `state_dir/ledger.db` from sealed bundles; killed at any moment there is a whole one or none.
+    """Make what is lost or damaged anew: `ledger.db` from sealed bundles, and the random key.
 
     `damaged` are bundles that cannot be read, with the reason; `clients` are all that are owed days.
-    A damaged random key is set aside, too; where that was all, the ledger stays and no deliveries
-    are given. Raises UsageError where both are healthy, LedgerVersion for a newer ledger, LeaseHeld
-    while a delivery or another rebuild is under way.
+    Raises UsageError where both are healthy, LedgerVersion for a newer ledger, LeaseHeld while a
+    delivery or another rebuild is under way, ClockInsane where a bundle is of a day to come.
     """
-    path, draft = state_dir / "ledger.db", state_dir / _DRAFT
+    path, draft = state_dir / "ledger.db", state_dir / disk.UNFINISHED
     with disk.mapped(state_dir):
         disk.refuse_network(state_dir)
     with _alone(state_dir):
-        damaged_key = disk.repair_key(state_dir)
-        if _is_healthy(path):
-            if damaged_key is None:
-                raise UsageError(f"{path} is healthy and stays as it is: there is nothing to do")
-            return Rebuilt(deliveries=(), set_aside=(damaged_key,))
-        with disk.mapped(draft):
-            for leftover in _with_journals(draft):
-                leftover.unlink(missing_ok=True)
-        database = open_database(draft, spool_has_bundles=False, busy_timeout=_BUSY_SECONDS)
-        try:
-            with database.write() as connection:
-                _read_back(connection, bundles, damaged, clients, now=now)
-                _owe(connection, clients, state_dir, now=now, catch_up_days=catch_up_days)
-                made = _deliveries(connection)
-        finally:
-            database.close()
-        with disk.mapped(path):
-            set_aside = _set_aside(path, now)
-            try:
-                os.link(draft, path)
-            except FileExistsError as error:
-                raise LeaseHeld(f"another process has made {path} meanwhile") from error
-            finally:
-                draft.unlink()
-            disk.sync_directory(state_dir)
-    if damaged_key is not None:
-        set_aside.append(damaged_key)
-    return Rebuilt(deliveries=tuple(made), set_aside=tuple(set_aside))
+        # What was being replaced has lost its journals, without which it may look healthy.
+        ledger = _is_being_replaced(path, draft) or not _is_healthy(path, now)
+        key = not disk.is_key_sound(state_dir)
+        made, set_aside = [], []
+        if ledger:
+            _trust_clock(bundles, clients, now)
+            made = _make(
+                draft,
+                bundles,
+                damaged,
+                clients,
+                owed=damage.owed_since(path, clients, now=now, catch_up_days=catch_up_days),
+                now=now,
+                catch_up_days=catch_up_days,
+            )
+            set_aside += _replace(path, draft, now)
+        elif not key and not draft.exists():
+            raise UsageError(f"{path} is healthy and stays as it is: there is nothing to do")
+        _remove(draft)
+        if key:
+            set_aside += disk.renew_key(state_dir, random)
+    return Rebuilt(ledger=ledger, key=key, deliveries=tuple(made), set_aside=tuple(set_aside))
 
 
 @contextmanager
@@ -114,16 +124,37 @@ def _alone(state_dir: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _is_healthy(path: Path) -> bool:
+def _is_healthy(path: Path, now: datetime) -> bool:
+    """Tell whether a run would take the ledger, whatever it reads of it."""
     with disk.mapped(path):
         if not path.exists() or path.stat().st_size == 0:
             return False
     try:
         # A journal beside it is rolled back by this: what a crash left is no damage.
-        open_database(path, spool_has_bundles=False, busy_timeout=_BUSY_SECONDS).close()
-    except LedgerCorrupt:
+        database = open_database(path, busy_timeout=_BUSY_SECONDS)
+        try:
+            damage.require_whole(database)
+            trust_clock(database, now)
+        finally:
+            database.close()
+    except (LedgerCorrupt, ClockInsane):
         return False
     return True
+
+
+def _trust_clock(bundles: Sequence[Bundle], clients: Sequence[Client], now: datetime) -> None:
+    """Refuse to work out what is owed by a clock that stands before what was sealed."""
+    zones = {client.guid: client.zone for client in clients}
+    for bundle in bundles:
+        day, zone = bundle.key.snapshot_date, zones.get(bundle.key.client_guid)
+        if zone is not None and not is_closed(day, zone, now):
+            raise ClockInsane(
+                f"the clock says {now.isoformat(timespec='seconds')}, but {rows.describe(bundle.key)} "
+                "is sealed already; where the clock is right, move that day's folder out of `spool`"
+            )
+
+
+# -- one file takes another's place ----------------------------------------------------------------
 
 
 def _with_journals(path: Path) -> list[Path]:
@@ -131,19 +162,79 @@ def _with_journals(path: Path) -> list[Path]:
     return [path.with_name(f"{path.name}{end}") for end in ("", "-journal", "-wal", "-shm")]
 
 
-def _set_aside(path: Path, now: datetime) -> list[Path]:
-    mark = f"damaged-{now.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}"
-    moved = []
-    for file in _with_journals(path):
-        end = file.name.removeprefix(path.name)
-        aside = path.with_name(f"{path.name}.{mark}{end}")
+def _empty(draft: Path) -> None:
+    """Begin anew what was broken off, without giving its name up for a moment."""
+    with disk.mapped(draft):
+        for journal in _with_journals(draft)[1:]:
+            journal.unlink(missing_ok=True)
         with suppress(FileNotFoundError):
-            file.rename(aside)
+            os.truncate(draft, 0)
+
+
+def _remove(draft: Path) -> None:
+    _empty(draft)
+    with disk.mapped(draft):
+        draft.unlink(missing_ok=True)
+
+
+def _is_being_replaced(path: Path, draft: Path) -> bool:
+    """Tell whether a rebuild was broken off after it gave the damaged ledger a second name."""
+    with disk.mapped(path):
+        return draft.exists() and path.exists() and path.stat().st_nlink > 1
+
+
+def _replace(path: Path, draft: Path, now: datetime) -> list[Path]:
+    """Put the draft in the ledger's place; give the names that what lay there has from now on."""
+    mark = f"damaged-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{os.urandom(4).hex()}"
+    moved = []
+    with disk.mapped(path):
+        ledger, *journals = _with_journals(path)
+        with suppress(FileNotFoundError):
+            aside = path.with_name(f"{path.name}.{mark}")
+            os.link(ledger, aside)
             moved.append(aside)
+        disk.sync_directory(path.parent)
+        for journal in journals:
+            aside = path.with_name(f"{path.name}.{mark}{journal.name.removeprefix(path.name)}")
+            with suppress(FileNotFoundError):
+                journal.rename(aside)
+                moved.append(aside)
+        disk.sync_directory(path.parent)
+        draft.rename(path)
+        disk.sync_directory(path.parent)
     return moved
 
 
 # -- what the spool knows --------------------------------------------------------------------------
+
+
+def _make(
+    draft: Path,
+    bundles: Sequence[Bundle],
+    damaged: Mapping[DeliveryKey, str],
+    clients: Sequence[Client],
+    *,
+    owed: Mapping[str, SnapshotDate],
+    now: datetime,
+    catch_up_days: int,
+) -> list[Delivery]:
+    """Make a ledger at `draft`; `owed` is since when, as far as the damaged one says."""
+    _empty(draft)
+    database = open_database(draft, busy_timeout=_BUSY_SECONDS)
+    try:
+        with database.write() as connection:
+            _read_back(connection, bundles, damaged, clients, now=now)
+            _owe(
+                connection,
+                clients,
+                owed,
+                locks=Locks(draft.parent / "locks"),
+                now=now,
+                catch_up_days=catch_up_days,
+            )
+            return _deliveries(connection)
+    finally:
+        database.close()
 
 
 def _read_back(
@@ -184,42 +275,68 @@ def _row(key: DeliveryKey, client: Client | None, now: datetime) -> dict[str, ob
 def _owe(
     connection: Connection,
     clients: Sequence[Client],
-    state_dir: Path,
+    owed: Mapping[str, SnapshotDate],
     *,
+    locks: Locks,
     now: datetime,
     catch_up_days: int,
 ) -> None:
     """Make a row for each other day of the window; what is due already is in doubt."""
+    sealed = _sealed_days(connection)
     for client in clients:
-        seen = _seen(connection, client, now, catch_up_days)
+        seen = _seen(client, owed.get(client.guid), sealed, now=now, catch_up_days=catch_up_days)
         connection.execute(insert(clients_table).values(client_guid=client.guid, first_seen=seen))
-    locks = Locks(state_dir / "locks")
+    for guid in sealed.keys() - {client.guid for client in clients}:  # no longer configured
+        connection.execute(insert(clients_table).values(client_guid=guid, first_seen=now))
     planning.plan(connection, clients, locks=locks, now=now, catch_up_days=catch_up_days)
-    doubt = DeliveryInDoubt("the ledger was rebuilt, and the spool has nothing of this day")
-    connection.execute(
-        update(deliveries)
-        .where(
-            ~deliveries.c.requested,
-            deliveries.c.state == DeliveryState.WAITING.value,
-            deliveries.c.due_at <= now,
+    for client in clients:
+        known = client.active_since is not None or client.guid in owed
+        doubt = DeliveryInDoubt(_NOTHING_SEALED if known else _NOTHING_KNOWN)
+        connection.execute(
+            update(deliveries)
+            .where(
+                deliveries.c.client_guid == client.guid,
+                ~deliveries.c.requested,
+                deliveries.c.state == DeliveryState.WAITING.value,
+                deliveries.c.due_at <= now,
+            )
+            .values(
+                state=DeliveryState.PARKED.value,
+                requested=True,  # its age alone decides nothing
+                error_code=doubt.code,
+                error=doubt.explain(),
+            )
         )
-        .values(state=DeliveryState.PARKED.value, error_code=doubt.code, error=doubt.explain())
-    )
 
 
-def _seen(connection: Connection, client: Client, now: datetime, catch_up_days: int) -> datetime:
+def _sealed_days(connection: Connection) -> dict[str, list[SnapshotDate]]:
+    found: dict[str, list[SnapshotDate]] = {}
+    for guid, day in connection.execute(
+        select(deliveries.c.client_guid, deliveries.c.snapshot_date)
+    ):
+        found.setdefault(guid, []).append(day)
+    return found
+
+
+def _seen(
+    client: Client,
+    owed: SnapshotDate | None,
+    sealed: Mapping[str, Sequence[SnapshotDate]],
+    *,
+    now: datetime,
+    catch_up_days: int,
+) -> datetime:
     """Give the time since when the client is owed days by the new ledger.
 
-    Without `active_since` nobody knows it any more; the oldest bundle of the window is from then
-    or later, and the days behind it are owed.
+    By it `planning` finds the first one: that of `active_since`, or the earliest that is known of,
+    and where nothing is known the whole window. What is older has failed, and was said to have.
     """
-    query = select(deliveries.c.snapshot_date).where(deliveries.c.client_guid == client.guid)
-    start = planning.window_start(client, now, catch_up_days)
-    sealed = [day for day in connection.scalars(query) if day >= start]
-    if client.active_since is not None or not sealed:
+    if client.active_since is not None:
         return now
-    following: SnapshotDate = min(sealed).following()
-    noon = datetime.combine(following, time(12), tzinfo=client.zone)
+    first = planning.window_start(client, now, catch_up_days)
+    if owed is not None:
+        first = max(first, min([owed, *sealed.get(client.guid, ())]))
+    noon = datetime.combine(first.following(), time(12), tzinfo=client.zone)
     return min(now, noon.astimezone(UTC))
 
 

@@ -48,7 +48,10 @@ def ensure(connection: Connection, client: Client, day: SnapshotDate, *, now: da
 def resume(
     connection: Connection, client_guid: str, day: SnapshotDate | None, *, now: datetime, who: str
 ) -> list[DeliveryKey]:
-    """Make the client's parked and failed deliveries (of one day, or all) due now."""
+    """Make the client's parked and failed deliveries (of one day, or all) due now.
+
+    One that is in doubt only where its day is named: sending it again is a decision of its own.
+    """
     query = select(deliveries).where(
         deliveries.c.client_guid == client_guid,
         deliveries.c.state.in_([state.value for state in _RESUMABLE]),
@@ -57,12 +60,17 @@ def resume(
     if day is not None:
         query = query.where(deliveries.c.snapshot_date == day)
     rows = connection.execute(query.order_by(deliveries.c.snapshot_date)).all()
-    # Without a date, a day that nothing has been tried for yet keeps its time.
     return [
         _restart(connection, row, now=now, deadline=None, who=who, what="resume")
         for row in rows
-        if row.state != DeliveryState.WAITING or day is not None or row.attempts
+        if day is not None or _is_resumed_unnamed(row)
     ]
+
+
+def _is_resumed_unnamed(row: Row[Any]) -> bool:
+    if row.state == DeliveryState.WAITING:
+        return bool(row.attempts)  # what nothing has been tried for yet keeps its time
+    return bool(row.error_code != DeliveryInDoubt.code)
 
 
 def reopen(

@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, insert, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, insert, select, true
 
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.errors import LedgerCorrupt
@@ -58,6 +58,15 @@ class FileState:
     evidence: PublishEvidence | None = None
     in_doubt: bool = False
     """It may have been published by a run that this ledger knows nothing of."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftBehind:
+    """A file that may lie in part at a destination: under its `final` name or a temporary one."""
+
+    name: str
+    destination: str
+    final: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,6 +216,23 @@ def temporaries_of(connection: Connection, row: Row[Any]) -> list[str]:
     return list(connection.scalars(found))
 
 
+def left_behind(connection: Connection, client_guid: str, day: SnapshotDate) -> list[LeftBehind]:
+    """Give what may lie in part of any revision of the day, final names first."""
+    of_day = and_(deliveries.c.client_guid == client_guid, deliveries.c.snapshot_date == day)
+    found = [
+        select(deliveries.c.destination, table.c.name)
+        .join(table, table.c.delivery_id == deliveries.c.id)
+        .where(of_day, condition)
+        .order_by(table.c.name)
+        for table, condition in ((files, files.c.direct.is_not(None)), (temporaries, true()))
+    ]
+    return [
+        LeftBehind(name=row.name, destination=row.destination or "", final=final)
+        for query, final in zip(found, (True, False), strict=True)
+        for row in connection.execute(query)
+    ]
+
+
 def forget_temporaries(connection: Connection, row: Row[Any], names: Iterable[str]) -> None:
     """Drop temporary names of the day that are known to be gone from the server."""
     for name in names:
@@ -295,7 +321,7 @@ def bundle_of(connection: Connection, row: Row[Any]) -> Bundle | None:
         return None
     try:
         return _bundle(connection, row)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, IndexError) as error:
         raise LedgerCorrupt(
             f"the ledger holds names or keys of {describe(key_of(row))} that are none"
         ) from error

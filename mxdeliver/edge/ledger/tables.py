@@ -33,11 +33,24 @@ SCHEMA_VERSION = 2
 """What `user_version` says; the migration of the same number leads here."""
 
 
+def parse_moment(text: str) -> datetime:
+    """Read a point in time as it is written here; ValueError or TypeError for anything else."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("a point in time has a zone")
+    return moment
+
+
 class Moment(TypeDecorator[datetime]):
     """An aware datetime as `2026-01-02T03:04:05.000006Z`."""
 
     impl = String(27)
     cache_ok = True
+
+    @property
+    def python_type(self) -> type[datetime]:
+        """What is read."""
+        return datetime
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> str | None:
         """Write a point in time; ValueError for one without a zone."""
@@ -52,7 +65,7 @@ class Moment(TypeDecorator[datetime]):
         """Read a point in time."""
         del dialect
         try:
-            return None if value is None else datetime.fromisoformat(value)
+            return None if value is None else parse_moment(value)
         except (ValueError, TypeError) as error:
             raise LedgerCorrupt("the ledger holds a time that is none") from error
 
@@ -62,6 +75,11 @@ class Day(TypeDecorator[SnapshotDate]):
 
     impl = String(10)
     cache_ok = True
+
+    @property
+    def python_type(self) -> type[SnapshotDate]:
+        """What is read."""
+        return SnapshotDate
 
     def process_bind_param(self, value: date | None, dialect: Dialect) -> str | None:
         """Write a day."""
