@@ -154,12 +154,12 @@ def test_ordering_loses_nothing_and_does_not_depend_on_the_order_given(pairs):
 
 
 def test_the_standard_resources_are_the_contracts_21():
-    assert manifest.STANDARD_RESOURCES == (
+    assert (
         *CONSUMPTION_ORDER[:18],
         "discovered_accounts",
         "discovered_transactions",
         "user_communication_profiles",
-    )
+    ) == manifest.STANDARD_RESOURCES
 
 
 def test_columns_are_found_by_name_with_a_byte_order_mark_and_windows_line_ends():
