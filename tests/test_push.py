@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from hashlib import sha256
 
 import asyncssh
 import pytest
@@ -14,10 +15,12 @@ from mxdeliver.core.errors import (
     RemoteDirectoryMissing,
     RemoteFailure,
     RemoteFull,
+    RemoteVerify,
     SpoolCorrupt,
     StopRequested,
 )
 from mxdeliver.core.model import DeliveryState
+from mxdeliver.core.naming import temporary_name
 from mxdeliver.edge.ledger import FileStage, Lease, Ledger, Publishing
 from mxdeliver.edge.sftp import Session
 from tests.support.ledgers import NOON, TODAY, client, contents, key
@@ -73,6 +76,30 @@ def test_each_step_is_in_the_ledger_before_the_server_is_asked_for_it(sender, se
     assert sender.ledger.temporaries(key()) == []
     assert sender.received() == contents(key())
     assert sender.leftovers() == []
+
+
+def test_temporary_names_tell_the_file_the_lease_and_a_nonce(sender, monkeypatch):
+    sender.crash(monkeypatch, Lease, "publishing")
+    given = [one.temporary for one in sender.files().values()]
+    assert given == [
+        temporary_name(name, token=1, nonce=f"{number:08x}")
+        for number, name in enumerate(names(), 1)
+    ]
+    assert sender.leftovers() == sorted(given)
+
+
+def test_where_the_server_computes_hashes_they_are_compared(sender, server):
+    server.file_hash = lambda path: sha256((server.root / path.decode()[1:]).read_bytes()).digest()
+    sender.push()
+    assert sender.evidence() == [("renamed", "hash")] * 4
+    assert sender.profile().level == "hash"
+    second = sender.rebuild()
+    server.file_hash = lambda _: bytes(32)
+    for path in sender.directory.iterdir():
+        path.unlink()
+    with pytest.raises(RemoteVerify):
+        sender.push(second)
+    assert sender.received() == {}
 
 
 def test_the_ledger_keeps_what_the_server_has_shown(sender, server):

@@ -9,7 +9,13 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from mxdeliver.core.errors import LeaseLost, RemoteConflict, RemoteDenied, RemoteFailure
+from mxdeliver.core.errors import (
+    DeliveryInDoubt,
+    LeaseLost,
+    RemoteConflict,
+    RemoteDenied,
+    RemoteFailure,
+)
 from mxdeliver.core.model import ReplacePolicy
 from mxdeliver.edge.ledger import FileStage, Lease, Ledger, Publishing
 from mxdeliver.edge.sftp import RenameRefused, TemporaryVanished
@@ -153,7 +159,7 @@ def test_a_temporary_file_that_vanishes_late_proves_nothing(sender, server):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", WHOLE[:10], WHOLE[:10] + bytes(20) + WHOLE[30:40], bytes(len(WHOLE))],
+    [b"", WHOLE[:-1], WHOLE[:10] + bytes(20) + WHOLE[30:-1], bytes(len(WHOLE))],
     ids=["empty", "begun", "with a hole", "nothing but a hole"],
 )
 def test_a_piece_of_what_was_sent_is_removed_and_written_anew(sender, server, monkeypatch, content):
@@ -211,11 +217,16 @@ def test_a_folder_in_place_of_a_torn_file_is_a_conflict(sender, monkeypatch):
         sender.push()
 
 
+@pytest.mark.parametrize("error", [asyncssh.SFTPPermissionDenied, asyncssh.SFTPFailure])
 def test_what_cannot_be_read_counts_as_torn_where_the_ledger_says_that_we_made_it(
-    sender, server, monkeypatch
+    sender, server, monkeypatch, error
 ):
+    def refuse(_path, flags, *_):
+        if not flags & asyncssh.FXF_WRITE:
+            raise error("strange")
+
     sender.crash(monkeypatch, Lease, "published")
-    server.hooks["open"] = lambda _path, flags, *_: None if flags & asyncssh.FXF_WRITE else deny()
+    server.hooks["open"] = refuse
     sender.push()
     assert sender.evidence() == [("written", "size")] * 4
     assert sender.received() == contents(key())
@@ -357,6 +368,31 @@ def test_an_attempt_that_was_overtaken_removes_nothing(sender, server, monkeypat
     sender.crash(monkeypatch, Lease, "check", call=call, error=LeaseLost("overtaken"))
     assert server.operations.count("remove") == call - 1
     assert "write" not in server.operations
+
+
+def test_a_doubt_about_a_missing_file_comes_before_the_manifest_is_taken_away(sender, server):
+    without_the_first(sender)
+    known = sender.profile()
+    with Ledger.open(server.root / "restored", now=NOON) as ledger:
+        ledger.plan([client()], now=NOON, catch_up_days=7)
+        sender.ledger = ledger
+        with ledger.claim(key(), now=NOON, context="c", deadline=NOON) as lease:
+            lease.sealed(sender.spool.bundle(key()), in_doubt=True)
+            lease.server(known)
+        with pytest.raises(DeliveryInDoubt):
+            sender.push()
+    assert MANIFEST in sender.received()
+
+
+def test_a_doubt_about_files_that_are_there_is_none(sender, server):
+    sender.push()
+    with Ledger.open(server.root / "restored", now=NOON) as ledger:
+        ledger.plan([client()], now=NOON, catch_up_days=7)
+        sender.ledger = ledger
+        with ledger.claim(key(), now=NOON, context="c", deadline=NOON) as lease:
+            lease.sealed(sender.spool.bundle(key()), in_doubt=True)
+        sender.push()
+        assert sender.evidence() == [("already published", "readback")] * 4
 
 
 # -- beside what was done before -------------------------------------------------------------------

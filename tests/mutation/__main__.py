@@ -54,7 +54,6 @@ def _areas(told: argparse.Namespace) -> Iterator[Area]:
                 name=name,
                 modules=tuple(modules),
                 tests=tuple(area["tests"]),
-                environment=area.get("environment", {}),
             )
 
 

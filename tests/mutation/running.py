@@ -45,7 +45,6 @@ class Area:
     name: str
     modules: tuple[str, ...]
     tests: tuple[str, ...]
-    environment: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +152,6 @@ def _contexts(coverage: Coverage, path: str) -> dict[int, list[str]]:
 
 
 def _run(area: Area, folder: Path, plugins: Sequence[object], *options: str) -> int:
-    os.environ.update(area.environment)
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(folder / "hypothesis")
     return int(
         pytest.main(
