@@ -338,3 +338,58 @@ def test_of_a_refusal_and_another_failure_the_other_is_told(server: Programmable
     moves = [temporary(server, name) for name in "ab"]
     with pytest.raises(RemoteFull):
         renamed(server, *moves)
+
+
+# -- what is told ----------------------------------------------------------------------------------
+
+
+def vanish(server: ProgrammableServer) -> None:
+    server.hooks["rename"] = lambda *_: (server.directory / ".a.part").unlink()
+
+
+def fail(server: ProgrammableServer) -> None:
+    server.hooks["rename"] = server.hooks["posix_rename"] = raising(FAILURE)
+
+
+def refuse(server: ProgrammableServer) -> None:
+    server.hooks["rename"] = server.hooks["posix_rename"] = raising(DENIED)
+
+
+def hide(server: ProgrammableServer) -> None:
+    server.hooks["rename"], server.hooks["lstat"] = raising(FAILURE), raising(DENIED)
+
+
+def pretend(server: ProgrammableServer) -> None:
+    server.hooks["rename"] = lambda *_: SKIP
+
+
+def shorten(server: ProgrammableServer) -> None:
+    once_renamed(server, lambda _: asyncssh.SFTPAttrs(size=7, permissions=REGULAR))
+
+
+def be_taken(server: ProgrammableServer) -> None:
+    (server.directory / "a").write_bytes(b"theirs")
+
+
+@pytest.mark.parametrize(
+    ("strike", "name"),
+    [
+        (vanish, ".a.part"),
+        (fail, "a"),
+        (refuse, ".a.part"),
+        (hide, "a"),
+        (pretend, ".a.part"),
+        (shorten, "a"),
+        (be_taken, "a"),
+    ],
+)
+def test_each_error_names_the_file_and_the_server(
+    server: ProgrammableServer, strike: Callable[[ProgrammableServer], None], name: str
+) -> None:
+    move = temporary(server)
+    strike(server)
+    with pytest.raises(MxdeliverError) as caught:
+        renamed(server, move)
+    words = str(caught.value).replace(":", " ").split()
+    assert f"/incoming/{name}" in {word.rstrip(",") for word in words}
+    assert f"127.0.0.1:{server.port}" in str(caught.value)
