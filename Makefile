@@ -1,8 +1,8 @@
 # What people do here; `make` alone lists it. Everything sets itself up and asks nothing.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-3.13 fuzz stories crash-sweep power-cuts lint bench clean debian-packages \
-	bench-packages
+.PHONY: help demo test test-3.13 fuzz stories crash-sweep power-cuts mutants lint bench clean \
+	debian-packages bench-packages
 
 # The oldest supported Python is taken first, so that what is tested there runs everywhere.
 usable = $(firstword $(foreach python,$(1),$(shell $(python) -c 'import ensurepip, sys; \
@@ -11,6 +11,7 @@ PYTHON ?= $(call usable,python3.11 python3 python3.12 python3.13 python3.14)
 PYTHON313 ?= $(call usable,python3.13 $(lastword $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python3.13)))
 BENCH ?=
 SWEEP ?=
+MUTANTS ?=
 # Whole files to a worker, since their servers are shared. Some tests mostly wait: three workers to
 # two cores. Those that run the program take longest and go first.
 PYTEST = -m pytest -n 3 --dist loadfile --no-loadscope-reorder
@@ -23,6 +24,7 @@ help:
 	@echo 'make power-cuts  cut the power before and after every fsync and commit of a run'
 	@echo 'make stories    a thousand stories of runs, crashes, clocks, servers and people (STORIES=5000: more)'
 	@echo 'make crash-sweep  200 crashes and 200 network cuts, each made up for and checked (SWEEP="--seed 7")'
+	@echo 'make mutants  change the code in small ways and see what no test notices (MUTANTS="--sample 150")'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make bench   beside what people would use instead, in 45 minutes (BENCH="--only a,d --small": a part)'
 	@echo 'make clean   remove what these made'
@@ -57,6 +59,9 @@ power-cuts: .venv/.dev debian-packages
 crash-sweep: .venv/.dev debian-packages
 	.venv/bin/python -m tests.sweep $(SWEEP)
 
+mutants: .venv/.mutation debian-packages
+	.venv/bin/python -m tests.mutation $(MUTANTS)
+
 lint: .venv/.dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -67,7 +72,7 @@ bench: .venv/.bench bench-packages
 
 clean:
 	rm -rf .venv .venv-3.13 mxdeliver-demo dist build htmlcov .coverage .coverage.* \
-		.mypy_cache .pytest_cache .ruff_cache .hypothesis
+		.mutants .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 debian-packages:
@@ -93,4 +98,8 @@ bench-packages:
 
 %/.bench: %/.dev
 	$*/bin/python -m pip install --quiet --disable-pip-version-check --group bench
+	@touch $@
+
+%/.mutation: %/.dev
+	$*/bin/python -m pip install --quiet --disable-pip-version-check --group mutation
 	@touch $@

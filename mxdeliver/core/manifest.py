@@ -76,7 +76,7 @@ def effective_date(identity: DailyFile, form: EffectiveDateForm) -> str:
 
 def render(artifacts: Iterable[Artifact], form: EffectiveDateForm) -> bytes:
     """Write the manifest of daily files, rows as given: UTF-8, LF line ends, header first."""
-    text = io.StringIO(newline="")
+    text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for artifact in artifacts:

@@ -10,7 +10,7 @@ from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.edge.ledger import Lease, Publishing, ServerProfile
 from mxdeliver.edge.sftp import Evidence, RenameOutcome
 
-_LEVELS = ("ack", "size", "hash", "readback")
+_LEVELS = ("ack", "size", "hash")  # of `Evidence`, the weakest first
 _DAYS_REMEMBERED = 7
 """Direct writing is the weaker way: whether renaming has become possible is tried again after these."""
 

@@ -154,8 +154,12 @@ def test_ordering_loses_nothing_and_does_not_depend_on_the_order_given(pairs):
 
 
 def test_the_standard_resources_are_the_contracts_21():
-    assert len(set(manifest.STANDARD_RESOURCES)) == 21
-    assert {"user_communication_profiles", "discovered_accounts"} < set(manifest.STANDARD_RESOURCES)
+    assert (
+        *CONSUMPTION_ORDER[:18],
+        "discovered_accounts",
+        "discovered_transactions",
+        "user_communication_profiles",
+    ) == manifest.STANDARD_RESOURCES
 
 
 def test_columns_are_found_by_name_with_a_byte_order_mark_and_windows_line_ends():
@@ -165,6 +169,13 @@ def test_columns_are_found_by_name_with_a_byte_order_mark_and_windows_line_ends(
     lines = [",".join(line[place] for place in order) for line in (names, cells)]
     content = "\ufeff" + "\r\n".join(line + ",more" for line in lines) + "\r\n"
     assert manifest.parse(content.encode("utf-8")) == manifest.parse(SAMPLE)[:1]
+
+
+def test_old_line_ends_are_read_too_and_a_quoted_cell_is_left_as_it_is():
+    quoted = SAMPLE.replace(b"\n", b"\r").replace(b"2020-06-14,", b'"2020-06-14\r\n",', 1)
+    first, *others = manifest.parse(quoted)
+    assert first.effective_date == "2020-06-14\r\n"
+    assert tuple(others) == manifest.parse(SAMPLE)[1:]
 
 
 @pytest.mark.parametrize(
@@ -180,6 +191,7 @@ def test_columns_are_found_by_name_with_a_byte_order_mark_and_windows_line_ends(
         (b"users.updated", b"users.upserted", "line 3: FileName"),
         (b"8f3bd95d", b"8F3BD95D", "line 2: Checksum"),
         (b"8f3bd95d", b"8f3bd95", "line 2: Checksum"),
+        (b"8f3bd95d", b"Xf3bd95d", "line 2: Checksum"),
         (b"DELETED,0,", b"DELETED,-1,", "line 2: RecordCount"),
         (b"DELETED,0,", b"DELETED,,", "line 2: RecordCount"),
         (b"1274,1187", "١٢٧٤,1187".encode(), "line 3: FileSize"),

@@ -63,6 +63,27 @@ def test_what_heals_slowly_waits_at_least_half_the_maximum_from_the_start(attemp
     assert POLICY.maximum / 2 <= wait <= POLICY.maximum
 
 
+@pytest.mark.parametrize(("chance", "share"), [(0, 0.5), (0.5, 0.75), (0.999, 0.9995)])
+def test_a_server_that_does_not_answer_is_left_alone_for_half_to_all_of_the_maximum(chance, share):
+    assert retry.pause(policy=POLICY, chance=chance) == POLICY.maximum * share
+
+
+def test_what_is_put_off_waits_under_the_errors_code_until_it_is_its_turn():
+    until = NOW + timedelta(minutes=5)
+    deadline = until + timedelta(microseconds=1)
+    decision = retry.put_off(errors.ConnectRefused("x"), until=until, deadline=deadline)
+    assert decision.outcome is Outcome.RETRY
+    assert (decision.error_code, decision.retry_at) == ("CONNECT_REFUSED", until)
+
+
+@pytest.mark.parametrize("late", [timedelta(), timedelta(microseconds=1)])
+def test_what_is_put_off_to_its_deadline_or_later_has_failed(late):
+    until = NOW + timedelta(minutes=5)
+    decision = retry.put_off(errors.ConnectRefused("x"), until=until, deadline=until - late)
+    assert (decision.outcome, decision.error_code) == (Outcome.FAILED, "DEADLINE")
+    assert decision.retry_at is None
+
+
 def test_a_retry_that_would_come_at_the_deadline_or_later_is_a_failure():
     error = errors.ConnectionLost("x")
     wait = timedelta(seconds=1)  # half of the first wait

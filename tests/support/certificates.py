@@ -19,11 +19,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeAlias
 
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from mxdeliver.edge.openpgp.packets import Tag, length_octets
 
@@ -142,6 +146,11 @@ def integer(value: bytes) -> bytes:
     return bits.to_bytes(2, "big") + value
 
 
+def number(value: int) -> bytes:
+    """Give a number as a multiprecision integer."""
+    return integer(value.to_bytes((value.bit_length() + 7) // 8, "big"))
+
+
 def seconds(moment: datetime) -> bytes:
     """Give a moment as OpenPGP writes it."""
     return int(moment.timestamp()).to_bytes(4, "big")
@@ -150,6 +159,13 @@ def seconds(moment: datetime) -> bytes:
 FLAGS, LIFETIME, SIGNATURE_LIFETIME, CIPHERS = 27, 9, 3, 11
 ENCRYPT = subpacket(FLAGS, b"\x0c")
 CERTIFY = subpacket(FLAGS, b"\x01")
+DIGESTS = {
+    "md5": 1, "sha1": 2, "sha256": 8, "sha384": 9, "sha512": 10, "sha224": 11, "sha3_256": 12,
+    "sha3_512": 14,
+}  # fmt: skip
+Secret: TypeAlias = (
+    Ed25519PrivateKey | Ed448PrivateKey | rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+)
 
 
 @dataclass(slots=True)
@@ -157,19 +173,29 @@ class Forge:
     """An Ed25519 primary key and what it signs; every part can be made wrong on purpose."""
 
     made: datetime = MADE
-    secret: Ed25519PrivateKey | Ed448PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+    secret: Secret = field(default_factory=Ed25519PrivateKey.generate)
     algorithm: int = 22
-    """22 is what programs of before RFC 9580 make of Ed25519; 27 Ed25519 and 28 Ed448 of that RFC."""
+    """22 is what programs of before RFC 9580 make of Ed25519; 27 Ed25519 and 28 Ed448 of that RFC.
+
+    1 is RSA, 19 ECDSA of the curve NIST P-256.
+    """
 
     @property
     def body(self) -> bytes:
         """The primary key packet's body."""
+        head = b"\x04" + seconds(self.made) + bytes((self.algorithm,))
+        if isinstance(self.secret, rsa.RSAPrivateKey):
+            numbers = self.secret.public_key().public_numbers()
+            return head + number(numbers.n) + number(numbers.e)
+        if isinstance(self.secret, ec.EllipticCurvePrivateKey):
+            encoding = (Encoding.X962, PublicFormat.UncompressedPoint)
+            point = self.secret.public_key().public_bytes(*encoding)
+            return head + bytes.fromhex("082a8648ce3d030107") + integer(point)
         raw = self.secret.public_key().public_bytes_raw()
         if self.algorithm != 22:
-            return b"\x04" + seconds(self.made) + bytes((self.algorithm,)) + raw
+            return head + raw
         point = b"\x40" + raw
-        curve = bytes.fromhex("092b06010401da470f01")
-        return b"\x04" + seconds(self.made) + b"\x16" + curve + integer(point)
+        return head + bytes.fromhex("092b06010401da470f01") + integer(point)
 
     @property
     def fingerprint(self) -> str:
@@ -190,20 +216,38 @@ class Forge:
         at: datetime | None = None,
         digest: str = "sha256",
         issuer: str | None = None,
+        named: bytes | None = None,
         unhashed: bytes = b"",
+        algorithm: int | None = None,
     ) -> bytes:
-        """Give a signature packet over `signed`, with the issuer named in the unhashed part."""
-        number = {"md5": 1, "sha1": 2, "sha256": 8, "sha512": 10}[digest]
+        """Give a signature packet over `signed`, with the issuer `named` in the unhashed part.
+
+        `algorithm` is what the packet says of itself: the key's own unless told.
+        """
+        numbers = bytes((4, kind, algorithm or self.algorithm, DIGESTS[digest]))
         hashed = subpacket(2, seconds(at or self.made)) + b"".join(subpackets)
-        head = bytes((4, kind, self.algorithm, number)) + len(hashed).to_bytes(2, "big") + hashed
+        head = numbers + len(hashed).to_bytes(2, "big") + hashed
         trailer = b"\x04\xff" + len(head).to_bytes(4, "big")
         value = hashlib.new(digest, signed + head + trailer).digest()
-        signature = self.secret.sign(value)
-        named = subpacket(16, bytes.fromhex((issuer or self.fingerprint)[-16:])) + unhashed
+        if named is None:
+            named = subpacket(16, bytes.fromhex((issuer or self.fingerprint)[-16:]))
+        named += unhashed
         body = head + len(named).to_bytes(2, "big") + named + value[:2]
-        if self.algorithm == 22:
-            signature = integer(signature[:32]) + integer(signature[32:])
-        return packet(Tag.SIGNATURE, body + signature)
+        return packet(Tag.SIGNATURE, body + self._signature(value, digest))
+
+    def _signature(self, value: bytes, digest: str) -> bytes:
+        """Sign a digest, and write the result as the algorithm has it."""
+        prehashed = Prehashed(getattr(hashes, digest.upper())())
+        if isinstance(self.secret, rsa.RSAPrivateKey):
+            signature = self.secret.sign(value, padding.PKCS1v15(), prehashed)
+            return integer(signature)
+        if isinstance(self.secret, ec.EllipticCurvePrivateKey):
+            r, s = decode_dss_signature(self.secret.sign(value, ec.ECDSA(prehashed)))
+            return number(r) + number(s)
+        signature = self.secret.sign(value)
+        if self.algorithm != 22:
+            return signature
+        return integer(signature[:32]) + integer(signature[32:])
 
     def user_id(
         self,
@@ -248,9 +292,19 @@ class Forge:
         at: datetime | None = None,
         digest: str = "sha256",
         kind: int = 0x18,
+        named: bytes | None = None,
+        algorithm: int | None = None,
     ) -> bytes:
         """Give a signature over a subkey: a binding, or with kind 0x28 a revocation."""
-        return self.sign(kind, framed(self.body) + framed(body), *subpackets, at=at, digest=digest)
+        return self.sign(
+            kind,
+            framed(self.body) + framed(body),
+            *subpackets,
+            at=at,
+            digest=digest,
+            named=named,
+            algorithm=algorithm,
+        )
 
     def direct(
         self,

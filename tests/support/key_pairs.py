@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers import Cipher
 
 from mxdeliver.edge.openpgp import (
@@ -82,7 +83,8 @@ def key_pair(gnupg: GnuPG, name: str) -> KeyPair:
 
 def rsa_pair(bits: int) -> KeyPair:
     """Make an Ed25519 certificate with an RSA subkey."""
-    forge = Forge()
+    primary = Ed25519PrivateKey.generate()
+    forge = Forge(secret=primary)
     secret = rsa.generate_private_key(65537, bits)
     body = b"\x04" + seconds(forge.made) + b"\x01"
     public = secret.public_key().public_numbers()
@@ -93,7 +95,7 @@ def rsa_pair(bits: int) -> KeyPair:
     return KeyPair(
         public=forge.certificate(name, binding),
         secret=packet(
-            Tag.SECRET_KEY, forge.body + unprotected(integer(forge.secret.private_bytes_raw()))
+            Tag.SECRET_KEY, forge.body + unprotected(integer(primary.private_bytes_raw()))
         )
         + name
         + packet(Tag.SECRET_SUBKEY, body + unprotected(numbers))

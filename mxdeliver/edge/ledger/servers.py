@@ -27,8 +27,8 @@ class ServerProfile:
     """What was found at a client's `destination`, and with which `software` there.
 
     `level` is how far the last delivery's files were verified: "ack" (every answer was good),
-    "size" (looked at), "hash" or "readback" (contents compared). `sweeps`: files were gone as soon
-    as they lay there. `decided_on` is the day on which `publishing` was last found out.
+    "size" (looked at) or "hash" (contents compared). `sweeps`: files were gone as soon as they lay
+    there. `decided_on` is the day on which `publishing` was last found out.
     """
 
     destination: str

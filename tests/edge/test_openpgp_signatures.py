@@ -1,0 +1,513 @@
+"""Signatures of certificates, kind by kind and number by number: which count, and what they say."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from mxdeliver.core.errors import KeyExpired, KeyNoEncryptionSubkey, KeyParse, KeyRevoked, KeyWeak
+from mxdeliver.edge.openpgp import examine, vet
+from mxdeliver.edge.openpgp.model import KeyFacts
+from mxdeliver.edge.openpgp.packets import Tag
+from tests.support.certificates import (
+    CERTIFY,
+    CIPHERS,
+    DIGESTS,
+    ENCRYPT,
+    FLAGS,
+    LIFETIME,
+    MADE,
+    NOW,
+    SIGNATURE_LIFETIME,
+    Forge,
+    days,
+    fingerprint,
+    framed,
+    integer,
+    packet,
+    seconds,
+    subpacket,
+)
+
+DAY, SECOND = timedelta(days=1), timedelta(seconds=1)
+NAME = b"Client <client@example.test>"
+SIGN_ONLY = subpacket(FLAGS, b"\x02")
+SECRETS = {
+    1: rsa.generate_private_key(65537, 3072),
+    19: ec.generate_private_key(ec.SECP256R1()),
+    22: Ed25519PrivateKey.generate(),
+    27: Ed25519PrivateKey.generate(),
+    28: Ed448PrivateKey.generate(),
+}
+
+
+def forge_of(algorithm):
+    return Forge(secret=SECRETS[algorithm], algorithm=algorithm)
+
+
+def with_binding(forge, *subpackets, **options):
+    """Give a certificate whose one subkey is bound by one signature."""
+    body = forge.subkey_body()
+    binding = forge.bind(body, *subpackets, **options)
+    return forge.certificate(forge.user_id(), packet(Tag.PUBLIC_SUBKEY, body), binding)
+
+
+# -- who made it -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("digest", [one for one in DIGESTS if one not in {"md5", "sha1"}])
+@pytest.mark.parametrize("algorithm", SECRETS)
+def test_signatures_of_each_algorithm_are_verified_with_each_digest(algorithm, digest):
+    forge = forge_of(algorithm)
+    data = forge.certificate(forge.user_id(digest=digest), forge.subkey(digest=digest))
+    assert vet(data, at=NOW).fingerprint == forge.fingerprint
+    torn = bytearray(data)
+    torn[-1] ^= 1
+    with pytest.raises(KeyNoEncryptionSubkey):
+        vet(bytes(torn), at=NOW)
+
+
+@pytest.mark.parametrize("algorithm", SECRETS)
+def test_a_signature_that_says_it_is_of_another_algorithm_than_its_key_does_not_count(algorithm):
+    forge = forge_of(algorithm)
+    for other in {1, 2, 3, 16, 17, 19, 22, 27, 28, 99} - {algorithm}:
+        data = with_binding(forge, ENCRYPT, algorithm=other)
+        if (algorithm, other) == (1, 3):
+            assert vet(data, at=NOW)  # RSA that is said to sign only
+        else:
+            with pytest.raises(KeyNoEncryptionSubkey):
+                vet(data, at=NOW)
+
+
+def test_a_signature_with_an_unknown_digest_does_not_count():
+    forge = Forge()
+    data = bytearray(with_binding(forge, ENCRYPT))
+    place = data.rindex(bytes((4, 0x18, 22, DIGESTS["sha256"])))
+    data[place + 3] = 99
+    with pytest.raises(KeyNoEncryptionSubkey):
+        vet(bytes(data), at=NOW)
+
+
+def test_the_maker_is_found_by_key_id_by_fingerprint_or_by_trying():
+    forge = Forge()
+    whole = bytes.fromhex(forge.fingerprint)
+    for named in (subpacket(16, whole[-8:]), subpacket(33, b"\x04" + whole), b""):
+        assert vet(with_binding(forge, ENCRYPT, named=named), at=NOW)
+
+
+def test_a_signature_that_names_somebody_else_as_its_maker_does_not_count():
+    forge = Forge()
+    other = bytes.fromhex(Forge().fingerprint)
+    for named in (subpacket(16, other[-8:]), subpacket(33, b"\x04" + other)):
+        with pytest.raises(KeyNoEncryptionSubkey):
+            vet(with_binding(forge, ENCRYPT, named=named), at=NOW)
+
+
+def test_a_signature_of_another_version_does_not_count():
+    forge = Forge()
+    data = bytearray(with_binding(forge, ENCRYPT))
+    data[data.rindex(bytes((4, 0x18, 22)))] = 5
+    with pytest.raises(KeyNoEncryptionSubkey):
+        vet(bytes(data), at=NOW)
+
+
+# -- its kind --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", range(0x34))
+def test_only_the_four_certifications_speak_for_a_name(kind):
+    forge = Forge()
+    data = forge.certificate(forge.user_id(kind=kind), forge.subkey())
+    if kind in {0x10, 0x11, 0x12, 0x13}:
+        assert vet(data, at=NOW).user_ids == (NAME.decode(),)
+    else:
+        with pytest.raises((KeyParse, KeyRevoked)):
+            vet(data, at=NOW)
+
+
+@pytest.mark.parametrize("kind", range(0x34))
+def test_only_a_subkey_binding_binds_a_subkey(kind):
+    forge = Forge()
+    data = with_binding(forge, ENCRYPT, kind=kind)
+    if kind == 0x18:
+        assert vet(data, at=NOW)
+    else:
+        with pytest.raises((KeyNoEncryptionSubkey, KeyRevoked)):
+            vet(data, at=NOW)
+
+
+def test_a_statement_about_the_primary_key_may_stand_anywhere():
+    forge = Forge()
+    revocation = forge.direct(kind=0x20)
+    for parts in ([revocation, forge.user_id(), forge.subkey()], [forge.user_id(), revocation]):
+        with pytest.raises(KeyRevoked):
+            vet(forge.certificate(*parts), at=NOW)
+
+
+def test_a_photo_that_the_owner_has_signed_speaks_for_the_key_and_is_no_name():
+    forge = Forge()
+    photo = b"\x12\x01" + b"\x10\x00\x01\x01" + bytes(12)
+    signed = framed(forge.body) + b"\xd1" + len(photo).to_bytes(4, "big") + photo
+    attribute = packet(Tag.USER_ATTRIBUTE, photo) + forge.sign(0x13, signed, CERTIFY)
+    assert vet(forge.certificate(attribute, forge.subkey()), at=NOW).user_ids == ()
+
+
+def test_packets_that_mean_nothing_here_may_stand_between():
+    forge = Forge()
+    between = packet(Tag.MARKER, b"PGP") + packet(Tag.TRUST, b"\0") + packet(Tag.PADDING, b"??")
+    data = forge.certificate(between, forge.user_id(), between, forge.subkey(), between)
+    assert vet(between + data, at=NOW)
+
+
+@pytest.mark.parametrize("broken", [b"", b"\x04\x18", b"\x04\x18\x16\x08\xff\xff"])
+def test_a_broken_signature_is_as_if_it_were_not_there(broken):
+    forge = Forge()
+    data = forge.certificate(forge.user_id(), forge.subkey(), packet(Tag.SIGNATURE, broken))
+    assert vet(data, at=NOW).warnings == ()
+
+
+def test_an_empty_part_of_a_signature_breaks_it():
+    forge = Forge()
+    with pytest.raises(KeyNoEncryptionSubkey):
+        vet(with_binding(forge, ENCRYPT, b"\0"), at=NOW)
+
+
+# -- its parts -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [1, 189, 190, 191, 192, 447, 448, 8381, 8382, 8383, 9000])
+def test_parts_of_any_length_are_passed_over(length):
+    forge = Forge()
+    long = subpacket(20, bytes(length))
+    with pytest.raises(KeyNoEncryptionSubkey):
+        vet(with_binding(forge, long, SIGN_ONLY), at=NOW)
+    assert vet(with_binding(forge, long, ENCRYPT), at=NOW)
+
+
+def test_a_long_form_of_a_small_length_is_read():
+    forge = Forge()
+    long = b"\xff" + (2).to_bytes(4, "big") + b"\x14?"
+    with pytest.raises(KeyNoEncryptionSubkey):
+        vet(with_binding(forge, long, SIGN_ONLY), at=NOW)
+    assert vet(with_binding(forge, long, ENCRYPT), at=NOW)
+
+
+def test_only_parts_that_are_understood_may_be_critical():
+    forge = Forge()
+    whole = bytes.fromhex(forge.fingerprint)
+    values = {
+        2: seconds(MADE), 3: bytes(4), 9: bytes(4), 16: whole[-8:], 27: b"\x0c", 33: b"\x04" + whole,
+    }  # fmt: skip
+    accepted = set()
+    for number in range(1, 128):
+        part = subpacket(number, values.get(number, b"\0"), critical=True)
+        try:
+            vet(with_binding(forge, ENCRYPT, part), at=NOW)
+        except KeyNoEncryptionSubkey:
+            continue
+        accepted.add(number)
+    assert accepted == {
+        2, 3, 4, 5, 7, 9, 11, 12, 16, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 32, 33, 34, 39,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [b"", b"\0\0\0", bytes(5)])
+def test_a_signature_without_a_date_does_not_count(value):
+    forge = Forge()
+    with pytest.raises(KeyNoEncryptionSubkey):
+        vet(with_binding(forge, ENCRYPT, subpacket(2, value)), at=NOW)
+
+
+def test_empty_flags_say_nothing():
+    forge = Forge()
+    assert vet(with_binding(forge, subpacket(FLAGS, b"")), at=NOW)
+
+
+@pytest.mark.parametrize(("length", "is_named"), [(21, False), (22, True), (23, False)])
+def test_a_designated_revoker_is_named_by_22_octets(length, is_named):
+    forge, revoker = Forge(), Forge()
+    value = (b"\x80\x16\x16" + bytes.fromhex(revoker.fingerprint))[-length:]
+    revocation = revoker.sign(0x20, framed(forge.body))
+    parts = (forge.direct(subpacket(12, value)), revocation, forge.user_id(), forge.subkey())
+    [warning] = vet(forge.certificate(*parts), at=NOW).warnings
+    assert ("ask the client" in warning) is is_named
+
+
+def test_a_stranger_cannot_name_a_designated_revoker():
+    forge, stranger = Forge(), Forge()
+    named = subpacket(12, b"\x80\x16" + bytes.fromhex(stranger.fingerprint))
+    made_up = stranger.sign(0x1F, framed(forge.body), named, issuer=forge.fingerprint)
+    revocation = stranger.sign(0x20, framed(forge.body))
+    parts = (made_up, revocation, forge.user_id(), forge.subkey())
+    [warning] = vet(forge.certificate(*parts), at=NOW).warnings
+    assert "does not verify" in warning
+
+
+@pytest.mark.parametrize("reason", [0, 2, 4, 32, 100])
+def test_a_revocation_for_any_other_reason_counts_before_its_time(reason):
+    forge = Forge()
+    revocation = forge.direct(subpacket(29, bytes((reason,))), kind=0x20, at=NOW)
+    with pytest.raises(KeyRevoked):
+        vet(forge.certificate(revocation, forge.user_id(), forge.subkey()), at=NOW - DAY)
+
+
+def test_a_subkey_that_was_retired_is_used_until_then():
+    forge = Forge()
+    body = forge.subkey_body()
+    retired = forge.bind(body, subpacket(29, b"\x03any words"), kind=0x28, at=NOW)
+    data = forge.certificate(forge.user_id(), forge.subkey(body=body), retired)
+    assert vet(data, at=NOW - SECOND)
+    with pytest.raises(KeyRevoked):
+        vet(data, at=NOW)
+
+
+# -- dates -----------------------------------------------------------------------------------------
+
+
+def test_of_two_signatures_of_the_same_second_the_later_one_in_the_file_counts():
+    forge = Forge()
+    body = forge.subkey_body()
+    part = packet(Tag.PUBLIC_SUBKEY, body)
+    encrypt, sign = forge.bind(body, ENCRYPT), forge.bind(body, SIGN_ONLY)
+    assert vet(forge.certificate(forge.user_id(), part, sign, encrypt), at=NOW)
+    with pytest.raises(KeyNoEncryptionSubkey):
+        vet(forge.certificate(forge.user_id(), part, encrypt, sign), at=NOW)
+
+
+def test_an_older_signature_that_comes_later_in_the_file_does_not_count():
+    forge = Forge()
+    body = forge.subkey_body()
+    part = packet(Tag.PUBLIC_SUBKEY, body)
+    new, old = forge.bind(body, ENCRYPT, at=MADE + DAY), forge.bind(body, SIGN_ONLY)
+    assert vet(forge.certificate(forge.user_id(), part, new, old), at=NOW)
+
+
+def test_a_certificate_counts_from_the_second_in_which_it_was_made():
+    forge = Forge()
+    data = forge.certificate(forge.user_id(), forge.subkey())
+    assert vet(data, at=MADE)
+    with pytest.raises(KeyParse, match="clock"):
+        vet(data, at=MADE - SECOND)
+
+
+def test_a_signature_counts_from_its_second_and_its_lifetime_runs_from_there():
+    forge = Forge()
+    made = MADE + 5 * DAY
+    data = with_binding(forge, ENCRYPT, subpacket(SIGNATURE_LIFETIME, days(10)), at=made)
+    assert vet(data, at=made).expires_at == made + 10 * DAY
+    assert vet(data, at=made + 10 * DAY - SECOND)
+    with pytest.raises(KeyExpired):
+        vet(data, at=made + 10 * DAY)
+
+
+def test_a_keys_lifetime_runs_from_when_the_key_was_made():
+    forge = Forge()
+    lifetime = subpacket(LIFETIME, days(10))
+    data = with_binding(forge, ENCRYPT, lifetime, at=MADE + 5 * DAY)
+    assert vet(data, at=MADE + 5 * DAY).expires_at == MADE + 10 * DAY
+    with pytest.raises(KeyExpired):
+        vet(data, at=MADE + 10 * DAY)
+
+
+def test_of_two_ends_the_earlier_one_counts():
+    forge = Forge()
+    for ends in ((10, 20), (20, 10)):
+        key_ends, signature_ends = (days(one) for one in ends)
+        parts = (subpacket(LIFETIME, key_ends), subpacket(SIGNATURE_LIFETIME, signature_ends))
+        assert vet(with_binding(forge, ENCRYPT, *parts), at=MADE).expires_at == MADE + 10 * DAY
+
+
+def test_a_lifetime_of_nothing_is_for_ever():
+    forge = Forge()
+    parts = (subpacket(LIFETIME, bytes(4)), subpacket(SIGNATURE_LIFETIME, bytes(4)))
+    assert vet(with_binding(forge, ENCRYPT, *parts), at=NOW).expires_at is None
+
+
+def test_the_primary_key_ends_when_the_last_of_its_signatures_does():
+    forge = Forge()
+
+    def ends_at(*lifetimes):
+        names = [
+            forge.user_id(
+                CERTIFY,
+                *([subpacket(SIGNATURE_LIFETIME, days(one))] if one else []),
+                name=b"Client %d" % number,
+            )
+            for number, one in enumerate(lifetimes)
+        ]
+        return vet(forge.certificate(*names, forge.subkey()), at=MADE).expires_at
+
+    assert ends_at(10) == MADE + 10 * DAY
+    assert ends_at(10, 20) == MADE + 20 * DAY
+    assert ends_at(20, 10) == MADE + 20 * DAY
+    assert ends_at(10, None) is None
+
+
+def test_a_name_that_was_revoked_in_the_second_of_its_certification_is_revoked():
+    forge = Forge()
+    second = forge.user_id(name=b"Second")
+    revocation = forge.certify(b"Second", kind=0x30)
+    data = forge.certificate(forge.user_id(), second, revocation, forge.subkey())
+    assert vet(data, at=NOW).user_ids == (NAME.decode(),)
+
+
+def test_a_revoked_name_speaks_for_nothing():
+    forge = Forge()
+    other = forge.user_id(CERTIFY, subpacket(CIPHERS, b"\x07"), name=b"Second", at=MADE + DAY)
+    revocation = forge.certify(b"Second", kind=0x30, at=MADE + 2 * DAY)
+    data = forge.certificate(forge.user_id(), other, revocation, forge.subkey())
+    assert vet(data, at=NOW).encryption_keys[0].ciphers == (9, 8, 7)
+
+
+# -- which refusal is told -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("newer_first", [False, True])
+def test_of_keys_that_cannot_be_used_the_newest_ones_reason_is_told(newer_first):
+    forge = Forge()
+    old, new = forge.subkey_body(made=MADE), forge.subkey_body(made=MADE + DAY)
+    revoked = forge.subkey(body=old) + forge.bind(old, kind=0x28)
+    short = subpacket(LIFETIME, days(10))
+    expired = forge.subkey(ENCRYPT, short, body=new, at=MADE + DAY)
+    parts = [expired, revoked] if newer_first else [revoked, expired]
+    with pytest.raises(KeyExpired):
+        vet(forge.certificate(forge.user_id(), *parts), at=NOW)
+
+
+def test_a_key_that_cannot_wrap_anything_is_refused_at_once():
+    forge = Forge()
+    nothing = bytes.fromhex("0a2b060104019755010501") + integer(b"\x40" + bytes(32))
+    body = b"\x04" + seconds(MADE) + b"\x12" + nothing + b"\x03\x01\x08\x07"
+    with pytest.raises(KeyParse, match="cannot be encrypted to"):
+        vet(forge.certificate(forge.user_id(), forge.subkey(body=body)), at=NOW)
+
+
+def test_a_weak_primary_key_is_examined_with_its_names_unverified():
+    forge = Forge(secret=rsa.generate_private_key(65537, 1024), algorithm=1)
+    examination = examine(forge.certificate(forge.user_id(), forge.subkey()), at=NOW)
+    assert isinstance(examination.refusal, KeyWeak)
+    assert examination.user_ids == (NAME.decode(),)
+    assert any("shown unverified" in one for one in examination.warnings)
+
+
+# -- what is told of keys --------------------------------------------------------------------------
+
+
+def test_an_examination_tells_everything_of_each_key():
+    forge = Forge()
+    ends = subpacket(LIFETIME, days(400))
+    body = forge.subkey_body(made=MADE + DAY)
+    other = forge.subkey_body(made=MADE + DAY)
+    everything = subpacket(FLAGS, b"\x2f")
+    data = forge.certificate(
+        forge.user_id(),
+        forge.subkey(ENCRYPT, ends, body=body, at=MADE + DAY),
+        forge.subkey(SIGN_ONLY, body=other, at=MADE + DAY),
+        forge.subkey(everything, body=old_key(forge), at=MADE + DAY),
+    )
+    examination = examine(data, at=NOW)
+    assert examination.refusal is None
+    assert (examination.fingerprint, examination.created_at) == (forge.fingerprint, MADE)
+    primary = KeyFacts(
+        fingerprint=forge.fingerprint,
+        key_id=forge.fingerprint[-16:],
+        algorithm="Ed25519",
+        is_primary=True,
+        created_at=MADE,
+        expires_at=None,
+        capabilities=("certify",),
+        problem="not for encryption",
+    )
+    subkey = replace(
+        primary,
+        fingerprint=fingerprint(body),
+        key_id=fingerprint(body)[-16:],
+        algorithm="Curve25519",
+        is_primary=False,
+        created_at=MADE + DAY,
+        expires_at=MADE + 401 * DAY,
+        capabilities=("encrypt",),
+        problem="",
+    )
+    assert examination.keys[0] == primary
+    assert examination.keys[1] == subkey
+    assert (examination.keys[2].capabilities, examination.keys[2].problem) == (
+        ("sign",), "not for encryption",
+    )  # fmt: skip
+    assert examination.keys[3].capabilities == ("certify", "sign", "encrypt", "authenticate")
+    assert "ML-KEM-768" in examination.keys[3].problem
+    [key] = examination.certificate.encryption_keys
+    assert (key.fingerprint, key.key_id, key.algorithm, key.algorithm_number) == (
+        fingerprint(body), fingerprint(body)[-16:], "Curve25519", 18,
+    )  # fmt: skip
+    assert (key.expires_at, key.ciphers, key.body) == (MADE + 401 * DAY, (9, 8, 7), body)
+    assert examination.certificate.created_at == MADE
+    assert examination.certificate.expires_at == MADE + 401 * DAY
+
+
+def old_key(forge):
+    """Give a subkey's body of an algorithm that is not supported."""
+    return b"\x04" + seconds(forge.made) + bytes((35,)) + bytes(32)
+
+
+def test_a_weak_subkey_that_is_not_for_encryption_is_not_warned_of():
+    forge = Forge()
+    weak = forge.subkey(SIGN_ONLY, digest="sha1")
+    assert vet(forge.certificate(forge.user_id(), forge.subkey(), weak), at=NOW).warnings == ()
+
+
+def test_a_weak_subkey_for_encryption_is_warned_of_once_and_left_out():
+    forge = Forge()
+    body = forge.subkey_body()
+    weak = forge.subkey(ENCRYPT, body=body, digest="sha1")
+    certificate = vet(forge.certificate(forge.user_id(), weak, forge.subkey()), at=NOW)
+    [warning] = certificate.warnings
+    assert warning.startswith(f"subkey {fingerprint(body)[-16:]} is left out: the encryption key")
+    assert len(certificate.encryption_keys) == 1
+
+
+def test_a_subkey_of_another_version_is_told_in_words():
+    forge = Forge()
+    newer = packet(Tag.PUBLIC_SUBKEY, b"\x06" + bytes(40))
+    data = forge.certificate(forge.user_id(), forge.subkey(), newer)
+    assert vet(data, at=NOW).warnings == (
+        "a subkey is an OpenPGP key of version 6 (RFC 9580) and is left out",
+    )
+
+
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [(DAY - SECOND, "0 more days"), (DAY, "1 more day"), (2 * DAY, "2 more days")],
+)
+def test_the_days_that_are_left_are_counted_in_full(left, words):
+    forge = Forge()
+    data = forge.certificate(forge.user_id(CERTIFY, subpacket(LIFETIME, days(100))), forge.subkey())
+    [warning] = vet(data, at=MADE + 100 * DAY - left).warnings
+    assert warning.endswith(f"for {words}")
+
+
+def test_without_an_end_of_one_key_the_certificate_has_none():
+    forge = Forge()
+    ends = subpacket(LIFETIME, days(400))
+    for parts in ([ENCRYPT, ends], [ENCRYPT]), ([ENCRYPT], [ENCRYPT, ends]):
+        subkeys = [forge.subkey(*one) for one in parts]
+        assert vet(forge.certificate(forge.user_id(), *subkeys), at=NOW).expires_at is None
+
+
+def test_with_ends_of_all_keys_the_latest_is_the_certificates():
+    forge = Forge()
+    subkeys = [forge.subkey(ENCRYPT, subpacket(LIFETIME, days(count))) for count in (400, 500, 300)]
+    certificate = vet(forge.certificate(forge.user_id(), *subkeys), at=NOW)
+    assert certificate.expires_at == MADE + 500 * DAY
+
+
+def test_signatures_of_a_subkey_that_occurs_twice_are_put_together():
+    forge = Forge()
+    body = forge.subkey_body()
+    revocation = forge.bind(body, kind=0x28)
+    part = packet(Tag.PUBLIC_SUBKEY, body)
+    with pytest.raises(KeyRevoked):
+        vet(forge.certificate(forge.user_id(), forge.subkey(body=body), part, revocation), at=NOW)
