@@ -28,10 +28,10 @@ from mxdeliver.build import build
 from mxdeliver.cli import wiring
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.model import Client, Codec, DeliveryKey, Verification
-from mxdeliver.deliver import Site
 from mxdeliver.edge.avro import ContainerWriter, load_resources
 from mxdeliver.edge.openpgp import MessageWriter, vet
 from mxdeliver.push import push
+from mxdeliver.site import Site
 
 _PIECE = 1 << 20
 

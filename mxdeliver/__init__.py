@@ -7,6 +7,7 @@ The package in reading order:
     logins       logins that were refused, and are not tried again
     deliver      one attempt of one delivery, begin to end
     unknown_names  servers' names that do not exist, counted and told once
+    site         what deliveries share, and what an attempt of one comes to
     binding      what a client is bound to: certificate, login, and the version of both
     build        daily files -> sealed bundle: records, Avro, SHA-256, OpenPGP, spool, manifest
     push         sealed bundle -> the client's server: files in parallel, manifest last

@@ -6,12 +6,11 @@ Here an error becomes an outcome. Nothing waits or tries again; `worker` does.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from mxdeliver import binding, unknown_names
 from mxdeliver.build import build
@@ -30,57 +29,10 @@ from mxdeliver.core.model import (
     Decision,
     DeliveryKey,
     Outcome,
-    Resource,
-    SourceSettings,
 )
-from mxdeliver.edge.journal import Journal
-from mxdeliver.edge.ledger import FileStage, Lease, Ledger
-from mxdeliver.edge.sources import Source
-from mxdeliver.edge.spool import Spool
+from mxdeliver.edge.ledger import FileStage, Lease
 from mxdeliver.push import push
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
-    """What deliveries share: the ledger, the spool, the log, schemas and sources, clock and chance."""
-
-    ledger: Ledger
-    spool: Spool
-    journal: Journal
-    resources: Mapping[str, Resource]
-    source_settings: Mapping[str, SourceSettings]
-    source: Callable[[str], Source]
-    clock: Callable[[], datetime]
-    stop: Callable[[], bool]
-    chance: Callable[[], float]
-    nonce: Callable[[], str]
-
-    def context(self, client: Client) -> str:
-        """Give the version of all that the client's deliveries depend on."""
-        settings = self.source_settings[client.source]
-        return binding.version(client, self.resources, settings, self.ledger.secret_key)
-
-    def log(self, key: DeliveryKey, **fields: Any) -> Log:
-        """Give a log whose lines are about this delivery."""
-        return partial(
-            self.journal.write,
-            client_guid=key.client_guid,
-            snapshot_date=key.snapshot_date.isoformat(),
-            revision=key.revision,
-            **fields,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """How an attempt ended."""
-
-    key: DeliveryKey
-    outcome: Outcome
-    error: MxdeliverError | None = None
-    retry_at: datetime | None = None
-    seconds: float = 0.0
-
+from mxdeliver.site import Result, Site
 
 Gate: TypeAlias = Callable[[Client, Callable[[], bool]], AbstractContextManager[Callable[[], None]]]
 """Entered before the login, with what tells of a stop; gives what is to be called once it went well."""

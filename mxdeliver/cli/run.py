@@ -29,8 +29,8 @@ from mxdeliver.core.model import Delivery, DeliveryState
 if TYPE_CHECKING:
     from mxdeliver.cli.wiring import Chosen
     from mxdeliver.core.breaker import Breaker
-    from mxdeliver.deliver import Result, Site
     from mxdeliver.edge.config import Configuration
+    from mxdeliver.site import Result, Site
     from mxdeliver.worker import Renew, Report
 
 

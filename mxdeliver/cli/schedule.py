@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from mxdeliver.cli.wiring import Chosen
     from mxdeliver.core.model import Client, Resource
-    from mxdeliver.deliver import Site
     from mxdeliver.edge.config import Configuration
+    from mxdeliver.site import Site
 
 
 @click.command

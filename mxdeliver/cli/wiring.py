@@ -21,11 +21,11 @@ from mxdeliver.core.errors import Problem
 if TYPE_CHECKING:
     from mxdeliver.cli.progress import Observer
     from mxdeliver.core.model import Client, Resource
-    from mxdeliver.deliver import Site
     from mxdeliver.edge.config import BrokenClient, Configuration
     from mxdeliver.edge.ledger import Ledger
     from mxdeliver.edge.sources import Source
     from mxdeliver.edge.spool import Spool
+    from mxdeliver.site import Site
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,8 +133,8 @@ def open_site(
 
     `log_stream` is where a log of "-" goes; `observer` is told what is logged.
     """
-    from mxdeliver.deliver import Site  # noqa: PLC0415 - imports pyarrow and paramiko
     from mxdeliver.edge.journal import Journal  # noqa: PLC0415 - see cli
+    from mxdeliver.site import Site  # noqa: PLC0415 - imports pyarrow and paramiko
 
     with ExitStack() as stack:
         ledger, spool = stack.enter_context(open_ledger(configuration, clock(), stop=stop.is_set))

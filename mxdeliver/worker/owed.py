@@ -12,9 +12,9 @@ from mxdeliver.core.breaker import Breaker
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.errors import DayNotClosed
 from mxdeliver.core.model import Client, Delivery, DeliveryKey, DeliveryState
-from mxdeliver.deliver import Site
 from mxdeliver.edge.ledger.contexts import is_changed
 from mxdeliver.edge.ledger.planning import UNDELIVERED
+from mxdeliver.site import Site
 from mxdeliver.worker.places import Again, Renew, Report, Run, Skipped
 
 

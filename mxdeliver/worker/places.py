@@ -23,8 +23,8 @@ from mxdeliver.core.breaker import Breaker, Host
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.errors import MxdeliverError
 from mxdeliver.core.model import Client, DeliveryKey
-from mxdeliver.deliver import Result, Site
 from mxdeliver.logins import Learnt, Logins
+from mxdeliver.site import Result, Site
 from mxdeliver.worker.turns import Queue, Turns
 
 

@@ -26,8 +26,9 @@ from mxdeliver.core import retry
 from mxdeliver.core.breaker import ANSWERS, SILENCE, Breaker, Host, Silent
 from mxdeliver.core.errors import Elsewhere, Internal, MxdeliverError
 from mxdeliver.core.model import Client, DeliveryKey, DeliveryState, Outcome
-from mxdeliver.deliver import Result, Site, deliver, needs_new_revision, put_off
+from mxdeliver.deliver import deliver, needs_new_revision, put_off
 from mxdeliver.logins import Logins, Refusal, refusal_of
+from mxdeliver.site import Result, Site
 
 _WAIT_IN_PLACE = timedelta(seconds=5)
 

@@ -22,9 +22,10 @@ import pytest
 from mxdeliver.cli import wiring
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.model import Client, DeliveryKey
-from mxdeliver.deliver import Result, Site, deliver, needs_new_revision
+from mxdeliver.deliver import deliver, needs_new_revision
 from mxdeliver.edge.avro import load_resources
 from mxdeliver.edge.ledger import ServerProfile
+from mxdeliver.site import Result, Site
 from tests.support.deployment import DeliveryServer, Deployment, Party
 from tests.support.warehouse import make_warehouse
 

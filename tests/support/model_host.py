@@ -35,10 +35,10 @@ from mxdeliver.cli import wiring
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.errors import UsageError
 from mxdeliver.core.model import Client, Delivery, DeliveryKey, DeliveryState, Resource
-from mxdeliver.deliver import Site
 from mxdeliver.edge.avro import load_resources
 from mxdeliver.edge.ledger import Ledger
 from mxdeliver.edge.spool import Spool
+from mxdeliver.site import Site
 from mxdeliver.worker import Report
 from tests.support.deployment import KeyPair, key_pair
 from tests.support.model_remote import ModelRemote

@@ -255,12 +255,7 @@ class Ledger:
         """
         with self._locks.hold(key.client_guid, key.snapshot_date):
             held = claims.take(
-                self._database,
-                key,
-                now=now,
-                context=context,
-                deadline=deadline,
-                counted=counted,
+                self._database, key, now=now, context=context, deadline=deadline, counted=counted
             )
             try:
                 yield held
