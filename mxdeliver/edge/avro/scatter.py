@@ -22,7 +22,6 @@ from mxdeliver.edge.avro.refusal import Refused
 
 Numbers: TypeAlias = np.ndarray[Any, Any]
 _MOST_COMBINATIONS = 256
-_ROWS_AT_ONCE = 1024
 _PIECES = (64, 448)  # cells of up to 512 bytes are copied together, the rest of longer ones alone
 _MOST_BYTES = (1 << 31) - 1  # Arrow's offsets have 32 bits
 
@@ -36,13 +35,6 @@ class Part(NamedTuple):
     source: Numbers
     begins: Numbers | None
     widths: Numbers | int
-
-    def rows(self, start: int, stop: int) -> Part:
-        """Give the cells of some rows."""
-        widths = self.widths if isinstance(self.widths, int) else self.widths[start:stop]
-        if self.begins is None:
-            return Part(self.source[start:stop], None, widths)
-        return Part(self.source, self.begins[start:stop], widths)
 
 
 class Chosen(NamedTuple):
@@ -81,7 +73,9 @@ def join(parts: Sequence[AnyPart], rows: int) -> Joined:
     if not offsets[-1]:
         return Joined(offsets, b"")
     begins = offsets[:-1] + np.arange(0, rows * room, room) if room else offsets[:-1]
-    loose = np.empty(int(offsets[-1]) + rows * room + excess, np.uint8)
+    # from Arrow's pool, which keeps its pages: the system clears them anew each time
+    pool = pa.allocate_buffer(int(offsets[-1]) + rows * room + excess)
+    loose = np.frombuffer(pool, np.uint8)
     ends = _copy_all([column.part for column in columns], begins, loose, last)
     if room:
         return Joined(offsets, _together(loose, begins, ends))
@@ -91,25 +85,17 @@ def join(parts: Sequence[AnyPart], rows: int) -> Joined:
 def _copy_all(
     columns: Sequence[Part], begins: Numbers, target: Numbers, last: int | None
 ) -> Numbers:
-    """Copy the columns behind `last`, then those before it and itself; give where the rows end.
-
-    So many rows at a time that they stay in the processor's cache while all columns pass.
-    """
-    ends = np.empty_like(begins)
-    for start in range(0, len(begins), _ROWS_AT_ONCE):
-        stop = min(start + _ROWS_AT_ONCE, len(begins))
-        places, held = begins[start:stop].copy(), []
-        for number, column in enumerate(columns):
-            part = column.rows(start, stop)
-            if last is not None and number <= last:
-                held.append((part, places.copy()))
-            else:
-                _copy(part, places, target)
-            places += part.widths
-        for part, own_places in held:
-            _copy(part, own_places, target)
-        ends[start:stop] = places
-    return ends
+    """Copy the columns behind `last`, then those before it and itself; give where the rows end."""
+    places, held = begins.copy(), []
+    for number, part in enumerate(columns):
+        if last is not None and number <= last:
+            held.append((part, places.copy()))
+        else:
+            _copy(part, places, target)
+        places += part.widths
+    for part, own_places in held:
+        _copy(part, own_places, target)
+    return places
 
 
 class _Column:
