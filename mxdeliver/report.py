@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from mxdeliver.core.errors import DeliveryInDoubt
+from mxdeliver.core.errors import DeliveryInDoubt, SpoolCorrupt
 from mxdeliver.core.model import Client, Delivery, DeliveryState
 from mxdeliver.edge.ledger import Publishing, ServerProfile
 from mxdeliver.edge.ledger.planning import window_start
@@ -120,6 +120,12 @@ def _what_must_be_done(delivery: Delivery, name: str, *, opens_by_change: bool) 
         return (
             f"{what}; nothing will be sent until `mxdeliver adopt {chosen}` (the client has it) or "
             f"`mxdeliver resume {chosen}` (they do not)"
+        )
+    if delivery.error_code == SpoolCorrupt.code:
+        chosen = f"--client {name} --date {delivery.key.snapshot_date}"
+        return (
+            f"{what}; nothing will be sent until `mxdeliver resend --rebuild {chosen}` (they have "
+            f"nothing of it) or `mxdeliver adopt {chosen}` (they have it whole)"
         )
     if opens_by_change:
         return (

@@ -246,7 +246,12 @@ def test_a_sealed_file_that_was_altered_is_never_sent(deployment, party, damage)
     row = outcome.row(party)
     assert (outcome.status, row["state"], row["error_code"]) == (1, "failed", "SPOOL_CORRUPT")
     assert_nothing_arrived(party)
-    assert "failed SPOOL_CORRUPT since" in next_step(deployment, party)
+    step = next_step(deployment, party)
+    assert "failed SPOOL_CORRUPT since" in step
+    chosen = f"--client First --date {DAY}"
+    assert f"until `mxdeliver resend --rebuild {chosen}` (they have nothing of it) or" in step
+    assert f"`mxdeliver adopt {chosen}` (they have it whole)" in step
+    assert "mxdeliver resume" not in step
     assert "`mxdeliver resend --rebuild`" in row["error"]
     again = run_day(
         deployment, "--client", "First", "--date", str(DAY), "--rebuild", command="resend"

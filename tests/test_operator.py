@@ -135,6 +135,16 @@ def test_a_resend_that_is_parked_is_shown_with_its_error_however_old_its_day_is(
     assert "/nowhere" in shown.stdout
 
 
+def test_a_client_whose_entry_is_wrong_is_still_called_by_its_name(deployment):
+    party = add_client(deployment, "First")
+    fill(deployment)
+    assert_delivered(run_day(deployment), party)
+    party.entry["sftp"]["port"] = 22
+    shown = deployment.run("status").stdout
+    assert f"{DAY}  First: delivered " in shown
+    assert party.guid not in shown
+
+
 def test_a_client_that_was_removed_while_parked_is_shown_but_is_no_trouble_for_ever(deployment):
     add_client(deployment, "Good")
     gone = add_client(deployment, "Gone", sftp={"directory": "/nowhere"})

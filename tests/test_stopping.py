@@ -6,7 +6,7 @@ import json
 import shutil
 import signal
 import sqlite3
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -125,8 +125,11 @@ def locked_ledger(deployment):
 
 
 def holds_ledger(process):
-    descriptors = Path(f"/proc/{process.pid}/fd").iterdir()
-    return any(str(one.readlink()).endswith("ledger.db") for one in descriptors)
+    for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed since
+            if descriptor.readlink().name == "ledger.db":
+                return True
+    return False
 
 
 def test_sigterm_ends_a_run_that_waits_for_the_ledger_to_be_opened(deployment):

@@ -123,9 +123,11 @@ def _show(
     from mxdeliver import report  # noqa: PLC0415 - see cli
 
     clients = {client.guid: client for client in configuration.clients}
+    names = {one.guid: one.name for one in configuration.broken}
+    names |= {guid: client.name for guid, client in clients.items()}
     for delivery in sorted(deliveries, key=lambda one: (one.key.snapshot_date, one.key)):
         guid = delivery.key.client_guid
-        name = clients[guid].name if guid in clients else guid
+        name = names.get(guid) or guid
         revision = f" (revision {delivery.key.revision})" if delivery.key.revision > 1 else ""
         step = report.next_step(delivery, clients, now, catch_up_days=configuration.catch_up_days)
         if (guid, delivery.key.snapshot_date) in missing:
@@ -140,8 +142,9 @@ def _show(
             click.echo(f"            {delivery.error}")
     shown = {(one.key.client_guid, one.key.snapshot_date) for one in deliveries}
     for guid, date in [one for one in missing if one not in shown]:
-        name = clients[guid].name if guid in clients else guid
-        click.echo(f"{date}  {name}: missing; the next `mxdeliver run` takes it up")
+        click.echo(
+            f"{date}  {names.get(guid) or guid}: missing; the next `mxdeliver run` takes it up"
+        )
 
 
 def _show_broken(chosen: Chosen, *, anything_else: bool) -> None:

@@ -251,6 +251,12 @@ def test_a_ledger_locked_for_too_long_is_busy(state):
             open_and_list(state, busy_timeout=0.05)
 
 
+def test_a_folder_in_the_ledgers_place_is_named(tmp_path):
+    (tmp_path / "ledger.db").mkdir()
+    with pytest.raises(SpoolMode, match=r"ledger\.db is not a file"):
+        open_and_list(tmp_path)
+
+
 def test_a_commit_waits_for_a_reader(state):
     path = state / "ledger.db"
     with (

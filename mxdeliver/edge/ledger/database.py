@@ -226,6 +226,8 @@ def trust_clock(database: Database, now: datetime) -> None:
 def _look_at(path: Path, witness: Path | None) -> None:
     if path.is_symlink():
         raise SpoolMode(f"{path} is a link; the ledger must be a file: put the file itself there")
+    if path.exists() and not path.is_file():
+        raise SpoolMode(f"{path} is not a file: move it away, and put the ledger there again")
     try:
         size = path.stat().st_size
     except FileNotFoundError:
