@@ -88,9 +88,9 @@ def test_a_trickle_that_lasts_until_the_deadline_ends_there_as_deadline(party, p
 
 
 def test_progress_however_slow_is_no_stall_and_none_at_all_is(tmp_path):
-    data = os.urandom(400_000)  # in pieces of 32 KiB: this server allows no larger ones
+    data = os.urandom(250_000)  # in pieces of 32 KiB: this server allows no larger ones
     upload = Upload(name="a", temporary=".a", size=len(data), open=lambda: io.BytesIO(data))
-    limits = Limits(no_progress=0.8)
+    limits = Limits(no_progress=0.7)
     with ProgrammableServer(tmp_path) as server, Proxy(server.port) as proxy:
         endpoint, credentials = server.endpoint(port=proxy.port), server.credentials()
         with connect(endpoint, credentials, today=TODAY, limits=limits) as session:

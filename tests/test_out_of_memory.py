@@ -41,10 +41,9 @@ def test_killed_by_the_kernel_for_its_memory_in_the_upload_the_next_run_makes_it
             try:
                 wait_until(lambda: proxy.seen > IN_THE_UPLOAD, "the upload")
                 group.exhaust()
-                process.communicate(timeout=20)
+                wait_until(lambda: process.poll() is not None, "the kernel to have killed it")
             finally:
-                if process.poll() is None:
-                    kill(process)
+                kill(process)
             assert process.returncode == -signal.SIGKILL
             assert party.received() == {}
             watch.look_at_rest()

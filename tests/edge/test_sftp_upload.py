@@ -230,10 +230,10 @@ def test_the_keys_may_change_in_the_middle(tmp_path: Path) -> None:
 
 
 def test_the_keys_may_change_slowly(tmp_path: Path) -> None:
-    data = os.urandom(2_500_000)
+    data = os.urandom(1_500_000)
     with OpenSSHServer(tmp_path, settings=["RekeyLimit 1M"]) as server:
         with Proxy(server.port) as proxy, session_on(server, through=proxy) as session:
-            proxy.one_way = 0.2
+            proxy.one_way = 0.1
             session.upload([upload(data=data)])
         assert (server.directory / ".a.part").read_bytes() == data
         assert server.log().count(KEYS_CHANGE) > 1

@@ -11,6 +11,7 @@ interface (https://docs.kernel.org/admin-guide/cgroup-v2.html, .../cgroup-v1/mem
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -51,11 +52,13 @@ class MemoryGroup:
     def exhaust(self) -> None:
         """Take more memory than is left to the group, so that the kernel kills to get some."""
         self._limit.write_text(str(int(self._usage.read_text()) + _ROOM))
-        subprocess.run(
+        taking = subprocess.run(
             [sys.executable, "-c", _TAKE_ALL, self._path, str(_ROOM + _ROOM // 2)],
-            check=True,
+            check=False,
             timeout=60,
         )
+        # What the killed process had is not always given back in time: then its turn comes, too.
+        assert taking.returncode in {0, -signal.SIGKILL}
 
 
 @contextmanager
