@@ -27,6 +27,7 @@ from tests.support.invariants import watched
 from tests.support.openssh import OpenSSHServer
 from tests.support.outcomes import assert_log_is_valid
 from tests.support.programmable import ProgrammableServer
+from tests.support.proxy import Proxy
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\r\nroot: all is well %s%n {0}" + "x" * 50_000
 
@@ -113,6 +114,17 @@ def assert_harmless(party):
     for text in (shown, *(line["message"] for line in party.deployment.log_lines())):
         assert text.replace("\n", "").isprintable()
         assert len(text) < 2_000
+
+
+def test_a_server_that_hangs_up_at_a_second_channel_gets_the_day_over_one(tmp_path, server):
+    party = one_day(tmp_path, server, rows=30_000)
+    server.most_channels = 1
+    with Proxy(server.port, one_way=0.01) as proxy, watched(party.deployment, party):
+        party.entry["sftp"]["port"] = proxy.port
+        assert attempt(party).error.code == "CONNECTION_LOST"
+        assert attempt(party).outcome is Outcome.DELIVERED
+    assert is_whole(party)
+    assert party.received() == sealed(party)
 
 
 def test_a_server_that_lies_about_sizes_is_not_believed(party, server):

@@ -98,6 +98,8 @@ class ProgrammableServer:
         """Off: the server is as one written before 2024, when the Terrapin attack was answered."""
         self.change_password = False
         self.offers_sftp = True
+        self.most_channels: int | None = None
+        """When one connection asks for one more, it is hung up."""
         self.ignores_case = False
         """A file is found under its name in capitals, too, as on Windows."""
         self.limits: asyncssh.SFTPLimits | None = None
@@ -272,6 +274,7 @@ class _Login(asyncssh.SSHServer):
     def __init__(self, server: ProgrammableServer) -> None:
         self._server = server
         self._rounds = 0
+        self._channels = 0
         self._connection: asyncssh.SSHServerConnection | None = None
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
@@ -283,6 +286,10 @@ class _Login(asyncssh.SSHServer):
 
     def session_requested(self) -> Any:
         assert self._connection
+        self._channels += 1
+        if self._channels - 1 == self._server.most_channels:
+            self._connection.abort()
+            return False
         return self._connection.create_server_channel(encoding=None), _Session(self._server)
 
     async def begin_auth(self, username: str) -> bool:

@@ -33,7 +33,7 @@ from mxdeliver.edge.sftp.model import Limits
 MOST_CHANNELS = 8
 """OpenSSH allows ten sessions to a connection (MaxSessions)."""
 _WINDOW = 2 * 1024 * 1024
-_LONG_WAY = 0.005
+_LONG_WAY = 0.01  # one window each: 200 MB/s, about as much as one process encrypts
 _ROUND_TRIPS_TO_WAIT = 3
 _SOON = 0.5
 _ONE_AFTER_THE_OTHER = "-OpenSSH_"  # sftp-server.c: one loop, one request at a time
@@ -94,12 +94,22 @@ def _engine(channel: Channel, connection: Connection) -> Engine:
     try:
         channel.invoke_subsystem("sftp")
     except SSHException as error:
-        if connection.watchdog.failure is not None:
+        if connection.watchdog.failure is not None or _has_ended(connection):
             raise
         raise SftpUnavailable(f"{connection.place} refuses the sftp subsystem") from error
     engine = Engine(channel, connection.watchdog, connection.place)
     engine.answers_in_order = _ONE_AFTER_THE_OTHER in connection.transport.remote_version
     return engine
+
+
+def channels_worth(sizes: Sequence[int], round_trip: float) -> int:
+    """Give how many channels files of these sizes (bytes) are worth at a round trip of so many seconds.
+
+    One window each, but never more than there are files: a file stays on one channel.
+    """
+    if round_trip < _LONG_WAY:
+        return 1
+    return max(1, min(MOST_CHANNELS, len(sizes), -(-sum(sizes) // _WINDOW)))
 
 
 class FurtherChannels:

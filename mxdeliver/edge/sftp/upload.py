@@ -118,6 +118,12 @@ def upload_all(
     with ThreadPoolExecutor(len(shares), thread_name_prefix="upload") as pool:
         ends = [pool.submit(send, engine, share) for engine, share in zip(engines, shares)]  # noqa: B905 - no more engines than there are shares for
     errors = [error for end in ends if (error := end.exception()) is not None]
+    if errors:
+        # what failed has tidied up for itself; with a broken connection the next attempt does it
+        with suppress(SSHException, OSError, EOFError, MxdeliverError):
+            for engine, share, end in zip(engines, shares, ends):  # noqa: B905 - as above
+                if end.exception() is None:
+                    engine.call_all((Kind.REMOVE, text(path.encode())) for _, path in share)
     # StopRequested is what the others' failure makes of a share, unless it is all there is.
     errors.sort(key=lambda error: isinstance(error, StopRequested))
     if errors:
