@@ -88,6 +88,16 @@ def test_temporary_names_tell_the_file_the_lease_and_a_nonce(sender, monkeypatch
     assert sender.leftovers() == sorted(given)
 
 
+def test_after_a_rename_that_was_answered_with_a_failure_no_temporary_name_is_left(sender, server):
+    def fail(*_):
+        raise asyncssh.SFTPFailure("strange")
+
+    server.hooks["after rename"] = fail
+    sender.push()
+    assert sender.evidence() == [("already published", "size")] * 4
+    assert sender.ledger.temporaries(key()) == []
+
+
 def test_where_the_server_computes_hashes_they_are_compared(sender, server):
     server.file_hash = lambda path: sha256((server.root / path.decode()[1:]).read_bytes()).digest()
     sender.push()
