@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mxdeliver.core.errors import KeyExpired, KeyNoEncryptionSubkey, KeyParse, KeyRevoked, KeyWeak
 from mxdeliver.edge.openpgp import examine, vet
+from mxdeliver.edge.openpgp.certificate import VERIFICATIONS_LIMIT
 from mxdeliver.edge.openpgp.model import KeyFacts
 from mxdeliver.edge.openpgp.packets import Tag
 from tests.support.certificates import (
@@ -162,6 +163,11 @@ def test_packets_that_mean_nothing_here_may_stand_between():
     assert vet(between + data, at=NOW)
 
 
+def test_a_file_of_packets_that_mean_nothing_holds_nothing():
+    with pytest.raises(KeyParse, match="the file holds nothing, not an OpenPGP public key"):
+        vet(packet(Tag.MARKER, b"PGP"), at=NOW)
+
+
 @pytest.mark.parametrize("broken", [b"", b"\x04\x18", b"\x04\x18\x16\x08\xff\xff"])
 def test_a_broken_signature_is_as_if_it_were_not_there(broken):
     forge = Forge()
@@ -262,6 +268,22 @@ def test_a_subkey_that_was_retired_is_used_until_then():
     assert vet(data, at=NOW - SECOND)
     with pytest.raises(KeyRevoked):
         vet(data, at=NOW)
+
+
+def test_a_revocation_that_is_still_to_come_is_not_warned_of():
+    forge = Forge()
+    revocation = forge.direct(subpacket(29, b"\x01"), kind=0x20, at=NOW)
+    data = forge.certificate(revocation, forge.user_id(), forge.subkey())
+    assert vet(data, at=NOW - DAY).warnings == ()
+
+
+def test_as_many_signatures_as_are_allowed_are_verified_and_no_more():
+    forge = Forge()
+    statement = forge.direct(CERTIFY)
+    parts = [forge.user_id(), forge.subkey(), *[statement] * (VERIFICATIONS_LIMIT - 2)]
+    assert vet(forge.certificate(*parts), at=NOW)
+    with pytest.raises(KeyParse, match="more than 500 signatures"):
+        vet(forge.certificate(*parts, statement), at=NOW)
 
 
 # -- dates -----------------------------------------------------------------------------------------
