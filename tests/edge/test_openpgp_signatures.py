@@ -71,6 +71,17 @@ def test_signatures_of_each_algorithm_are_verified_with_each_digest(algorithm, d
         vet(bytes(torn), at=NOW)
 
 
+@pytest.mark.parametrize("algorithm", [1, 19, 22])
+def test_a_signature_whose_number_happens_to_be_short_is_verified(algorithm):
+    forge = forge_of(algorithm)
+    body = forge.subkey_body()
+    part = packet(Tag.PUBLIC_SUBKEY, body)
+    bindings = (forge.bind(body, ENCRYPT, at=MADE + number * SECOND) for number in range(5000))
+    usual = max(len(next(bindings)) for _ in range(20))
+    short = next(one for one in bindings if len(one) < usual)
+    assert vet(forge.certificate(forge.user_id(), part, short), at=NOW)
+
+
 @pytest.mark.parametrize("algorithm", SECRETS)
 def test_a_signature_that_says_it_is_of_another_algorithm_than_its_key_does_not_count(algorithm):
     forge = forge_of(algorithm)
