@@ -8,7 +8,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from mxdeliver.core.errors import KeyExpired, KeyNoEncryptionSubkey, KeyParse, KeyRevoked, KeyWeak
+from mxdeliver.core.errors import (
+    KeyExpired,
+    KeyFingerprint,
+    KeyNoEncryptionSubkey,
+    KeyParse,
+    KeyRevoked,
+    KeyWeak,
+)
 from mxdeliver.edge.openpgp import examine, vet
 from mxdeliver.edge.openpgp.certificate import VERIFICATIONS_LIMIT
 from mxdeliver.edge.openpgp.model import KeyFacts
@@ -424,6 +431,12 @@ def test_a_weak_primary_key_is_examined_with_its_names_unverified():
     assert isinstance(examination.refusal, KeyWeak)
     assert examination.user_ids == (NAME.decode(),)
     assert any("shown unverified" in one for one in examination.warnings)
+
+
+def test_a_pin_is_told_as_it_was_compared():
+    forge = Forge()
+    with pytest.raises(KeyFingerprint, match=f"but {'AB' * 20} is pinned"):
+        vet(forge.certificate(forge.user_id()), at=NOW, fingerprint=" ".join(["abab"] * 10))
 
 
 # -- what is told of keys --------------------------------------------------------------------------
