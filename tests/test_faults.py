@@ -173,8 +173,8 @@ def to_another_alone(monkeypatch, other):
 def with_a_flipped_bit(monkeypatch, _other):
     def writer(*arguments, **options):
         made = ContainerWriter(*arguments, **options)
-        compress = made._compress
-        made._compress = lambda body: compress(bytes([body[0] ^ 1]) + bytes(body[1:]))
+        blocks, compress = made._blocks, made._blocks._compress
+        blocks._compress = lambda body: compress(bytes([body[0] ^ 1]) + bytes(body[1:]))
         return made
 
     monkeypatch.setattr("mxdeliver.build.ContainerWriter", writer)

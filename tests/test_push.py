@@ -24,7 +24,7 @@ from mxdeliver.core.naming import temporary_name
 from mxdeliver.edge.ledger import FileStage, Lease, Ledger, Publishing
 from mxdeliver.edge.sftp import Session
 from tests.support.ledgers import NOON, TODAY, client, contents, key
-from tests.support.programmable import ProgrammableServer
+from tests.support.programmable import ProgrammableServer, hash_answer
 from tests.support.pushing import Sender, names
 
 SEALED, UPLOADING = FileStage.SEALED, FileStage.UPLOADING
@@ -88,13 +88,25 @@ def test_temporary_names_tell_the_file_the_lease_and_a_nonce(sender, monkeypatch
     assert sender.leftovers() == sorted(given)
 
 
+def test_after_a_rename_that_was_answered_with_a_failure_no_temporary_name_is_left(sender, server):
+    def fail(*_):
+        raise asyncssh.SFTPFailure("strange")
+
+    server.hooks["after rename"] = fail
+    sender.push()
+    assert sender.evidence() == [("already published", "size")] * 4
+    assert sender.ledger.temporaries(key()) == []
+
+
 def test_where_the_server_computes_hashes_they_are_compared(sender, server):
-    server.file_hash = lambda path: sha256((server.root / path.decode()[1:]).read_bytes()).digest()
+    server.file_hash = lambda path: hash_answer(
+        sha256((server.root / path.decode()[1:]).read_bytes()).digest()
+    )
     sender.push()
     assert sender.evidence() == [("renamed", "hash")] * 4
     assert sender.profile().level == "hash"
     second = sender.rebuild()
-    server.file_hash = lambda _: bytes(32)
+    server.file_hash = lambda _: hash_answer(bytes(32))
     for path in sender.directory.iterdir():
         path.unlink()
     with pytest.raises(RemoteVerify):

@@ -265,18 +265,21 @@ def test_a_part_of_an_earlier_revision_is_removed_for_the_next_one(sender, monke
     assert half_written(sender, second) == []
 
 
-@pytest.mark.parametrize("damage", ["changed", "gone"])
+@pytest.mark.parametrize("damage", ["changed", "gone", "no longer a file"])
 def test_a_part_of_an_earlier_revision_whose_sealed_file_is_no_more_is_removed(
     sender, monkeypatch, damage
 ):
     sender.crash(monkeypatch, Lease, "created", after=True)
     lies_there(sender, WHOLE[:10])
     second = sender.rebuild()
+    [path] = [one for one in sender.spool_path.rglob(FIRST) if "r1" in one.parent.name]
     if damage == "gone":
         sender.spool.remove(key())
-    else:
-        [path] = [one for one in sender.spool_path.rglob(FIRST) if "r1" in one.parent.name]
+    elif damage == "changed":
         path.write_bytes(b"?")
+    else:
+        path.unlink()
+        path.mkdir()
     sender.push(second)
     assert sender.received() == contents(second)
 

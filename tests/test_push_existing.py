@@ -116,6 +116,27 @@ def test_a_folder_under_a_final_name_is_a_conflict_that_says_so(sender):
         sender.push()
 
 
+@pytest.mark.parametrize("what", ["ours", "torn", "of an earlier revision"])
+def test_what_is_no_regular_file_is_never_ours_whatever_its_size(sender, server, monkeypatch, what):
+    delivery = key()
+    if what == "ours":
+        content = contents(delivery)[FIRST]
+    elif what == "torn":
+        server.hooks["rename"] = server.hooks["posix_rename"] = deny
+        sender.crash(monkeypatch, Lease, "created", after=True)
+        content = b""
+    else:
+        sender.push()
+        content = contents(delivery)[FIRST]
+        sender.change(replace=ReplacePolicy.OURS)
+        delivery = sender.rebuild()
+    (sender.directory / FIRST).write_bytes(content)
+    link = asyncssh.SFTPAttrs(size=len(content), permissions=0o120777)
+    server.hooks["lstat"] = lambda path: link if final(path) == FIRST else None
+    with pytest.raises(RemoteConflict, match="not a regular file"):
+        sender.push(delivery)
+
+
 def test_a_conflict_names_the_place_as_the_client_has_set_it_up(sender, server):
     (server.root / FIRST).write_bytes(b"theirs")
     for directory, path in (("/", f"/{FIRST}"), ("", FIRST)):
@@ -247,11 +268,10 @@ def test_a_foreign_file_of_an_earlier_revisions_size_is_not_replaced(sender):
     assert sender.received()[FIRST] == other(FIRST)
 
 
-def test_revisions_between_that_were_never_sealed_are_passed_over(sender):
-    sender.push()
-    sender.ledger.new_revision(sender.client, key().snapshot_date, now=NOON)
-    third = sender.rebuild()
-    assert third.revision == 3
+def test_revisions_that_were_never_sealed_are_passed_over(sender):
+    assert sender.rebuild().revision == 2
+    sender.push(sender.rebuild())
+    fourth = sender.rebuild()
     sender.change(replace=ReplacePolicy.OURS)
-    sender.push(third)
-    assert sender.received() == contents(third)
+    sender.push(fourth)
+    assert sender.received() == contents(fourth)

@@ -8,8 +8,16 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from mxdeliver.core.errors import KeyExpired, KeyNoEncryptionSubkey, KeyParse, KeyRevoked, KeyWeak
+from mxdeliver.core.errors import (
+    KeyExpired,
+    KeyFingerprint,
+    KeyNoEncryptionSubkey,
+    KeyParse,
+    KeyRevoked,
+    KeyWeak,
+)
 from mxdeliver.edge.openpgp import examine, vet
+from mxdeliver.edge.openpgp.certificate import VERIFICATIONS_LIMIT
 from mxdeliver.edge.openpgp.model import KeyFacts
 from mxdeliver.edge.openpgp.packets import Tag
 from tests.support.certificates import (
@@ -68,6 +76,17 @@ def test_signatures_of_each_algorithm_are_verified_with_each_digest(algorithm, d
     torn[-1] ^= 1
     with pytest.raises(KeyNoEncryptionSubkey):
         vet(bytes(torn), at=NOW)
+
+
+@pytest.mark.parametrize("algorithm", [1, 19, 22])
+def test_a_signature_whose_number_happens_to_be_short_is_verified(algorithm):
+    forge = forge_of(algorithm)
+    body = forge.subkey_body()
+    part = packet(Tag.PUBLIC_SUBKEY, body)
+    bindings = (forge.bind(body, ENCRYPT, at=MADE + number * SECOND) for number in range(5000))
+    usual = max(len(next(bindings)) for _ in range(20))
+    short = next(one for one in bindings if len(one) < usual)
+    assert vet(forge.certificate(forge.user_id(), part, short), at=NOW)
 
 
 @pytest.mark.parametrize("algorithm", SECRETS)
@@ -160,6 +179,11 @@ def test_packets_that_mean_nothing_here_may_stand_between():
     between = packet(Tag.MARKER, b"PGP") + packet(Tag.TRUST, b"\0") + packet(Tag.PADDING, b"??")
     data = forge.certificate(between, forge.user_id(), between, forge.subkey(), between)
     assert vet(between + data, at=NOW)
+
+
+def test_a_file_of_packets_that_mean_nothing_holds_nothing():
+    with pytest.raises(KeyParse, match="the file holds nothing, not an OpenPGP public key"):
+        vet(packet(Tag.MARKER, b"PGP"), at=NOW)
 
 
 @pytest.mark.parametrize("broken", [b"", b"\x04\x18", b"\x04\x18\x16\x08\xff\xff"])
@@ -262,6 +286,22 @@ def test_a_subkey_that_was_retired_is_used_until_then():
     assert vet(data, at=NOW - SECOND)
     with pytest.raises(KeyRevoked):
         vet(data, at=NOW)
+
+
+def test_a_revocation_that_is_still_to_come_is_not_warned_of():
+    forge = Forge()
+    revocation = forge.direct(subpacket(29, b"\x01"), kind=0x20, at=NOW)
+    data = forge.certificate(revocation, forge.user_id(), forge.subkey())
+    assert vet(data, at=NOW - DAY).warnings == ()
+
+
+def test_as_many_signatures_as_are_allowed_are_verified_and_no_more():
+    forge = Forge()
+    statement = forge.direct(CERTIFY)
+    parts = [forge.user_id(), forge.subkey(), *[statement] * (VERIFICATIONS_LIMIT - 2)]
+    assert vet(forge.certificate(*parts), at=NOW)
+    with pytest.raises(KeyParse, match="more than 500 signatures"):
+        vet(forge.certificate(*parts, statement), at=NOW)
 
 
 # -- dates -----------------------------------------------------------------------------------------
@@ -391,6 +431,12 @@ def test_a_weak_primary_key_is_examined_with_its_names_unverified():
     assert isinstance(examination.refusal, KeyWeak)
     assert examination.user_ids == (NAME.decode(),)
     assert any("shown unverified" in one for one in examination.warnings)
+
+
+def test_a_pin_is_told_as_it_was_compared():
+    forge = Forge()
+    with pytest.raises(KeyFingerprint, match=f"but {'AB' * 20} is pinned"):
+        vet(forge.certificate(forge.user_id()), at=NOW, fingerprint=" ".join(["abab"] * 10))
 
 
 # -- what is told of keys --------------------------------------------------------------------------

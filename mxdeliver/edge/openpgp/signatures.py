@@ -32,7 +32,7 @@ _HASHES: dict[int, tuple[str, hashes.HashAlgorithm]] = {
     12: ("sha3_256", hashes.SHA3_256()),
     14: ("sha3_512", hashes.SHA3_512()),
 }
-_WEAK_HASHES = frozenset({1, 2, 3})
+_WEAK_HASHES = frozenset({1, 2})
 
 _CREATED, _SIGNATURE_LIFETIME, _KEY_LIFETIME, _CIPHERS = 2, 3, 9, 11
 _DESIGNATED_REVOKER, _ISSUER, _NOTATION, _FLAGS = 12, 16, 20, 27

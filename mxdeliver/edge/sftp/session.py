@@ -240,6 +240,8 @@ class Session:
 
     def remove(self, names: Sequence[str]) -> dict[str, bool]:
         """Remove files as far as possible, all at once; tells which names are free now."""
+        for name in names:
+            self._seen_final.pop(name, None)
         with self._bounded(self._limits.request):
             replies = self._engine.call_all(
                 (Kind.REMOVE, text(self._path(name).encode())) for name in names
