@@ -29,6 +29,7 @@ from mxdeliver.core.errors import (
 from mxdeliver.edge.sftp.engine import Engine
 from mxdeliver.edge.sftp.handshake import Connection
 from mxdeliver.edge.sftp.model import Limits
+from mxdeliver.edge.sftp.transport import DataChannel
 
 MOST_CHANNELS = 8
 """OpenSSH allows ten sessions to a connection (MaxSessions)."""
@@ -97,7 +98,7 @@ def _engine(channel: Channel, connection: Connection) -> Engine:
         if connection.watchdog.failure is not None or _has_ended(connection):
             raise
         raise SftpUnavailable(f"{connection.place} refuses the sftp subsystem") from error
-    engine = Engine(channel, connection.watchdog, connection.place)
+    engine = Engine(DataChannel(channel), connection.watchdog, connection.place)
     engine.answers_in_order = _ONE_AFTER_THE_OTHER in connection.transport.remote_version
     return engine
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
 
-from paramiko import Channel
-
 from mxdeliver.core.errors import ConnectionLost, SftpUnavailable, peer_text
+from mxdeliver.edge.sftp.transport import DataChannel
 from mxdeliver.edge.sftp.watchdog import Watchdog
 
 VERSION = 3
@@ -98,7 +97,7 @@ def read_string(body: bytes, offset: int = 0) -> tuple[bytes, int]:
 class Engine:
     """Requests and answers over one channel."""
 
-    def __init__(self, channel: Channel, watchdog: Watchdog, place: str) -> None:
+    def __init__(self, channel: DataChannel, watchdog: Watchdog, place: str) -> None:
         channel.settimeout(_WAKE_EVERY)
         self._channel = channel
         self._watchdog = watchdog
@@ -219,7 +218,7 @@ class Engine:
         rest = memoryview(packet)
         while rest:
             try:
-                sent = self._channel.send(rest)  # type: ignore[arg-type] # any buffer will do
+                sent = self._channel.send(rest)
             except TimeoutError:
                 # The server's window is full; what it has answered meanwhile must not pile up.
                 self._receive_ready()
