@@ -133,15 +133,15 @@ class _Build:
         )
         name = naming.file_name(identity, client.files.suffix)
         with _EncryptedFile(self._staging, name, self._certificate) as file:
-            container = ContainerWriter(
+            with ContainerWriter(
                 resource,
                 file.plaintext.write,
                 codec=client.files.codec,
                 sync_marker=sync_marker(identity, resource),
                 verification=client.files.verify,
                 worker=self._encrypting,
-            )
-            record_count = self._copy(snapshot, resource, container, identity)
+            ) as container:
+                record_count = self._copy(snapshot, resource, container, identity)
             artifact = file.seal(identity, record_count)
         self._log(
             "file.built",

@@ -69,6 +69,13 @@ class Behind:
         while self._under_way:
             self._under_way.popleft().result()
 
+    def abandon(self) -> None:
+        """Leave calls out that have not begun, and wait for the one under way."""
+        for future in self._under_way:
+            future.cancel()
+        wait(self._under_way)
+        self._under_way.clear()
+
 
 def ahead(
     items: Iterable[T],

@@ -240,7 +240,8 @@ class _Push:
             raise
         self._note_sent(renaming.outcomes, evidence)
         if renaming.failure is not None:
-            self._lease.not_renamed([name for name in names if name not in renaming.outcomes])
+            settled = renaming.outcomes.keys() | renaming.unconfirmed
+            self._lease.not_renamed([name for name in names if name not in settled])
             if _shows_that_only_writing_helps(renaming.failure, evidence):
                 self._profile.rename_is_impossible(evidence)
             raise renaming.failure

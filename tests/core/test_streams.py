@@ -125,3 +125,23 @@ def test_calls_behind_are_made_in_order_and_their_error_comes_out(workers):
 
         with pytest.raises(ZeroDivisionError):
             call_and_drain()
+
+
+def test_what_is_abandoned_is_not_called_any_more():
+    begun, released, calls = Event(), Event(), []
+
+    def first():
+        begun.set()
+        released.wait(20)
+        calls.append("first")
+
+    with ThreadPoolExecutor(max_workers=1) as worker, ThreadPoolExecutor(max_workers=1) as other:
+        behind = Behind(worker, depth=5)
+        behind.call(first)
+        behind.call(calls.append, "second")
+        begun.wait(20)
+        leaving = other.submit(behind.abandon)
+        assert not leaving.done()
+        released.set()
+        leaving.result(20)
+        assert calls == ["first"]

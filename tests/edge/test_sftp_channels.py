@@ -10,6 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import asyncssh
 import pytest
 
 from mxdeliver.core.errors import RemoteFailure
@@ -39,12 +40,12 @@ def uploads(contents: dict[str, bytes]) -> list[Upload]:
 
 
 @contextmanager
-def far_away(server: Any, contents: dict[str, bytes]) -> Iterator[Session]:
+def far_away(server: Any, contents: dict[str, bytes], **changes: Any) -> Iterator[Session]:
     """Give a session with a server sixteen milliseconds away, that is told of what will be sent."""
     with (
         Proxy(server.port, one_way=ONE_WAY) as proxy,
         connect(
-            server.endpoint(port=proxy.port),
+            server.endpoint(port=proxy.port, **changes),
             server.credentials(),
             today=TODAY,
             sizes=[len(data) for data in contents.values()],
@@ -110,3 +111,46 @@ def test_a_write_that_fails_on_one_channel_ends_all_and_leaves_nothing(tmp_path:
             with pytest.raises(RemoteFailure, match="writing"):
                 session.upload(uploads(FILES))
         assert received(server) == {}
+
+
+def test_all_channels_together_hold_no_more_files_open_than_are_allowed(tmp_path: Path) -> None:
+    contents = {f"large-{number}": bytes(2_100_000) for number in range(7)}
+    contents |= {f"small-{number}": b"small" for number in range(57)}
+    with ProgrammableServer(tmp_path) as server:
+        counts = [0]
+        server.hooks["open"] = lambda *_: counts.append(counts[-1] + 1)
+        server.hooks["close"] = lambda *_: counts.append(counts[-1] - 1)
+        with far_away(server, contents, open_files=8) as session:
+            assert len(session._further.engines()) > 5
+            session.upload(uploads(contents))
+        assert received(server) == contents
+    assert max(counts) <= 8
+
+
+def test_a_failure_that_is_told_behind_the_close_is_seen(tmp_path: Path) -> None:
+    """OpenSSH may run another program as its sftp subsystem, which answers in any order."""
+    late: list[Any] = []
+
+    def behind_the_close(operation: str, answer: Any) -> None:
+        if operation == "write" and len(late) < 2:
+            late.append(answer)
+            return
+        answer()
+        if operation == "close":
+            for one in late:
+                one()
+
+    server = ProgrammableServer(tmp_path)
+    server.settings["server_version"] = "OpenSSH_9.2"
+    with server, far_away(server, {"a": bytes(100_000), "b": b"b"}) as session:
+        assert session._engine.answers_in_order
+        failing = iter([None])
+        server.hooks["write"] = lambda *_: next(failing, OSError) is None and fail()
+        server.reply = behind_the_close
+        with pytest.raises(RemoteFailure, match="writing"):
+            session.upload(uploads({"a": bytes(100_000)}))
+        assert received(server) == {}
+
+
+def fail() -> None:
+    raise asyncssh.SFTPFailure("a hole")

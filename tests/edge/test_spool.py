@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,6 +103,21 @@ def test_large_and_small_writes_of_any_buffer_come_together(spool):
         for piece in (b"", b"abc", bytearray(b"def"), memoryview(b"g" * 3_000_000)):
             file.write(piece)
         assert file.size == 3_000_006
+
+
+@pytest.mark.parametrize("error", [None, KeyError])
+def test_nothing_is_written_to_a_file_that_was_let_go(spool, path, error):
+    # its descriptor's number may be another client's by now
+    other = path / "other"
+    with suppress(KeyError), spool.stage(key()) as staging:
+        with staging.create(bundle(key()).files[0].name) as file:
+            file.write(b"ours")
+            if error is not None:
+                raise error
+        raise KeyError
+    with other.open("wb"), pytest.raises(SpoolIO):
+        file.write(b"late")
+    assert other.read_bytes() == b""
 
 
 def test_an_unsealed_bundle_leaves_nothing(spool, path):

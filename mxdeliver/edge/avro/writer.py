@@ -8,7 +8,7 @@ blocks by rows alone, and, in a thread of its own if there is one, compressed an
 from __future__ import annotations
 
 from concurrent.futures import Executor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
 
@@ -45,7 +45,7 @@ class ContainerWriter:
     `write` and `finish` raise RecordInvalid (naming the column, never a value) and AvroVerify. The
     header goes out with the first call of either. With a `worker`, which has one thread, blocks are
     compressed and passed on there; what is raised by that comes out of a later call, of `finish` at
-    the latest.
+    the latest. As a context manager it leaves nothing under way behind, however it is left.
     """
 
     def __init__(
@@ -68,6 +68,13 @@ class ContainerWriter:
         self._rows = 0
         self._segments: list[Segment] = []
         self._room = (BLOCK_ROWS, BLOCK_BYTES)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let nothing more be passed on: the sink is the caller's again."""
+        self._behind.abandon()
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Take rows with exactly the resource's columns, in its order."""

@@ -58,6 +58,7 @@ def start_sftp(
 ) -> tuple[Engine, FurtherChannels]:
     """Start SFTP on the first channel, and on more in the background, as files of `sizes` are worth.
 
+    Without sizes nothing is taken for granted of the server that is not in the protocol.
     Raises SessionLimit, SftpUnavailable, Stalled.
     """
     place, seconds = connection.place, limits.session
@@ -68,7 +69,7 @@ def start_sftp(
     with mapped(connection), connection.watchdog.limit(seconds, late):
         channel = _open_channel(connection)
         further = FurtherChannels(connection, sizes)  # never before the one that is needed
-        engine = _engine(channel, connection)
+        engine = _engine(channel, connection, eager=bool(sizes))
         try:
             engine.start()
         except SftpUnavailable:
@@ -91,7 +92,7 @@ def _open_channel(connection: Connection) -> Channel:
         raise SessionLimit(f"{connection.place} opens no session: {error.text}") from error
 
 
-def _engine(channel: Channel, connection: Connection) -> Engine:
+def _engine(channel: Channel, connection: Connection, *, eager: bool) -> Engine:
     try:
         channel.invoke_subsystem("sftp")
     except SSHException as error:
@@ -99,7 +100,7 @@ def _engine(channel: Channel, connection: Connection) -> Engine:
             raise
         raise SftpUnavailable(f"{connection.place} refuses the sftp subsystem") from error
     engine = Engine(DataChannel(channel), connection.watchdog, connection.place)
-    engine.answers_in_order = _ONE_AFTER_THE_OTHER in connection.transport.remote_version
+    engine.answers_in_order = eager and _ONE_AFTER_THE_OTHER in connection.transport.remote_version
     return engine
 
 
@@ -122,13 +123,11 @@ class FurtherChannels:
     def __init__(self, connection: Connection, sizes: Sequence[int]) -> None:
         self._connection = connection
         self._engines: list[Engine] = []
-        trip = connection.transport.round_trip
-        self._patience = _ROUND_TRIPS_TO_WAIT * trip
-        worth = (
-            min(MOST_CHANNELS, len(sizes), -(-sum(sizes) // _WINDOW)) if trip >= _LONG_WAY else 1
-        )
+        round_trip = connection.transport.round_trip
+        self._patience = _ROUND_TRIPS_TO_WAIT * round_trip
         self._threads = [
-            Thread(target=self._open, name="sftp-channel", daemon=True) for _ in range(worth - 1)
+            Thread(target=self._open, name="sftp-channel", daemon=True)
+            for _ in range(channels_worth(sizes, round_trip) - 1)
         ]
         for thread in self._threads:
             thread.start()
@@ -136,7 +135,7 @@ class FurtherChannels:
     def _open(self) -> None:
         connection = self._connection
         with suppress(MxdeliverError, SSHException, OSError, EOFError, struct.error):
-            engine = _engine(_open_channel(connection), connection)
+            engine = _engine(_open_channel(connection), connection, eager=True)
             engine.start()
             self._engines.append(engine)
 

@@ -128,9 +128,14 @@ class RenameOutcome(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Renaming:
-    """What became of many renames at once: the files that appeared, and why others did not."""
+    """What became of many renames at once: the files that appeared, and why others did not.
+
+    `unconfirmed` are the final names of those whose rename the server has acknowledged, but which
+    could not be seen there.
+    """
 
     outcomes: Mapping[str, RenameOutcome]
+    unconfirmed: frozenset[str] = frozenset()
     failure: MxdeliverError | None = None
 
 

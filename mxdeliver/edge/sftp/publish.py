@@ -7,7 +7,8 @@ status may mean a lost answer of an earlier attempt, a foreign file, or a server
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import zip_longest
 
 from mxdeliver.core.errors import (
@@ -50,20 +51,19 @@ class Publisher:
         self._place = place
         self._sleep = sleep
 
-    def run(self, moves: Sequence[Move], seen: Mapping[str, RemoteAttributes | None]) -> Renaming:
+    def run(self, moves: Sequence[Move], free: AbstractSet[str]) -> Renaming:
         """Publish all `moves` at once; what failed does not hide what appeared.
 
-        `seen` is what lay under some of the final names a moment ago; at the others is looked now.
+        Those of the final names that were seen `free` a moment ago are not looked at again.
 
         What is there already is left alone; when that concerns one file, none is renamed:
         RemoteConflict. Of several failures one is given, RenameRefused only where it is all of them.
         """
-        unseen = [move.final for move in moves if move.final not in seen]
-        found = {**seen, **self._attributes(unseen)}
+        found = self._attributes([move.final for move in moves if move.final not in free])
         outcomes = {
             move.final: self._settle_existing(move, there)
             for move in moves
-            if (there := found[move.final]) is not None and not there.denied
+            if (there := found.get(move.final)) is not None and not there.denied
         }
         absent = [move for move in moves if move.final not in outcomes]
         replies, looks = self._rename_and_look(absent)
@@ -80,10 +80,19 @@ class Publisher:
                 failures.append(error)
         unsure = [move for move in renamed if not _is_whole(move, looks[move.final])]
         outcomes |= {move.final: RenameOutcome.RENAMED for move in renamed if move not in unsure}
-        confirmed, unconfirmed = self._confirm(unsure)
+        try:
+            confirmed, unconfirmed = self._confirm(unsure)
+        except (ConnectionLost, Stalled, StopRequested):
+            raise
+        except MxdeliverError as error:  # the server does not let it be looked at
+            confirmed, unconfirmed = {}, [error]
         failures += unconfirmed
         outcomes |= confirmed
-        return Renaming(outcomes=outcomes, failure=_one_of(failures, any_renamed=bool(renamed)))
+        return Renaming(
+            outcomes=outcomes,
+            unconfirmed=frozenset(move.final for move in renamed if move.final not in outcomes),
+            failure=_one_of(failures, any_renamed=bool(renamed)),
+        )
 
     def _rename_and_look(self, moves: Sequence[Move]) -> tuple[list[Reply], dict[str, Reply]]:
         """Rename, and look at the final names without waiting in between.

@@ -124,7 +124,7 @@ class Session:
         self._limits = limits
         self._sleep = sleep
         self._place = connection.place
-        self._seen_final: dict[str, RemoteAttributes | None] = {}
+        self._seen_free: set[str] = set()
         self.facts = PeerFacts(
             address=str(connection.address),
             port=endpoint.port,
@@ -226,8 +226,8 @@ class Session:
         """
         if self._connection.watchdog.stop_requested():
             raise StopRequested("stopped before files were renamed")
-        names = {move.final for move in moves}
-        seen = {name: self._seen_final.pop(name) for name in names & self._seen_final.keys()}
+        free = self._seen_free & {move.final for move in moves}
+        self._seen_free -= free
         with self._bounded(self._limits.request):
             return Publisher(
                 self._engine,
@@ -236,12 +236,10 @@ class Session:
                 read=self.read,
                 place=self._place,
                 sleep=self._sleep,
-            ).run(moves, seen)
+            ).run(moves, free)
 
     def remove(self, names: Sequence[str]) -> dict[str, bool]:
         """Remove files as far as possible, all at once; tells which names are free now."""
-        for name in names:
-            self._seen_final.pop(name, None)
         with self._bounded(self._limits.request):
             replies = self._engine.call_all(
                 (Kind.REMOVE, text(self._path(name).encode())) for name in names
@@ -301,7 +299,7 @@ class Session:
         final = [upload.name for upload in uploads if upload.name not in sent]
         with self._bounded(self._limits.request):
             seen = self.attributes([*sent, *final])
-            self._seen_final = {name: seen[name] for name in final}
+            self._seen_free = {name for name in final if seen[name] is None}
             return Verifier(
                 self._engine,
                 path=self._path,

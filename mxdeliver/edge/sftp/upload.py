@@ -49,7 +49,7 @@ _FSYNC_REFUSED = {Status.OK, Status.UNSUPPORTED, Status.PERMISSION_DENIED}
 class _File:
     """One file on its way."""
 
-    __slots__ = ("handle", "offset", "path", "source", "unanswered", "upload")
+    __slots__ = ("handle", "is_closed", "offset", "path", "source", "unanswered", "upload")
 
     def __init__(self, upload: Upload, path: str) -> None:
         self.upload = upload
@@ -58,6 +58,7 @@ class _File:
         self.source: BinaryIO | None = None
         self.offset = 0
         self.unanswered = 0
+        self.is_closed = False
 
     def read(self, size: int) -> bytes:
         """Read the next piece; SpoolCorrupt where the file is not as long as it was to be."""
@@ -94,6 +95,7 @@ def upload_all(
     The files then lie complete and closed under their temporary names.
     """
     shares = _shares(uploads, min(len(engines), open_files, len(uploads)))
+    spare = max(0, open_files - len(shares))
     failed = Event()
 
     def send(engine: Engine, share: Sequence[tuple[Upload, str]]) -> None:
@@ -101,7 +103,7 @@ def upload_all(
             Uploader(
                 engine,
                 share,
-                open_files=max(1, open_files * len(share) // len(uploads)),
+                open_files=1 + spare * len(share) // max(1, len(uploads)),
                 place=place,
                 is_full=is_full,
                 stop_requested=lambda: failed.is_set() or stop_requested(),
@@ -269,11 +271,11 @@ class Uploader:
             Kind.WRITE, body, lambda reply: self._written(file, size, sent_at, reply), data
         )
         if file.offset == file.upload.size and self._engine.answers_in_order:
-            self._end(file)
+            self._end(file)  # its pieces are answered before that
 
     def _written(self, file: _File, size: int, sent_at: float, reply: Reply) -> None:
-        file.unanswered -= 1
         self._bytes_under_way -= size
+        self._answered(file)
         if not reply.ok:
             self._fail(reply, "writing", file)
             return
@@ -292,28 +294,41 @@ class Uploader:
             self._end(file)
 
     def _end(self, file: _File) -> None:
-        """Flush and close a file without waiting in between.
-
-        Its pieces are acknowledged, or will be before that, where the server answers in order.
-        """
+        """Flush and close a file; without waiting in between where the server answers in order."""
         if self._failure is not None:
             return
-        if _FSYNC in self._engine.extensions:
+        flushes = _FSYNC in self._engine.extensions
+        if flushes:
             body = text(_FSYNC.encode()) + text(file.handle)
+            file.unanswered += 1
             self._engine.send(Kind.EXTENDED, body, lambda reply: self._flushed(file, reply))
-        self._engine.send(Kind.CLOSE, text(file.handle), lambda reply: self._closed(file, reply))
+        if not flushes or self._engine.answers_in_order:
+            self._close(file)
 
     def _flushed(self, file: _File, reply: Reply) -> None:
+        self._answered(file)
         if reply.status not in _FSYNC_REFUSED:
             self._fail(reply, "flushing", file)
+        elif not self._engine.answers_in_order:
+            self._close(file)
+
+    def _close(self, file: _File) -> None:
+        file.unanswered += 1
+        self._engine.send(Kind.CLOSE, text(file.handle), lambda reply: self._closed(file, reply))
 
     def _closed(self, file: _File, reply: Reply) -> None:
         del self._held[file.path]
         file.close()
-        if reply.ok:
-            self._unfinished -= 1
-        else:
+        file.is_closed = reply.ok
+        self._answered(file)
+        if not reply.ok:
             self._fail(reply, "closing", file)
+
+    def _answered(self, file: _File) -> None:
+        """Count an answer; a file is finished when it is closed and the last one has come."""
+        file.unanswered -= 1
+        if file.is_closed and not file.unanswered:
+            self._unfinished -= 1
 
     # -- when something goes wrong -----------------------------------------------------------------
 

@@ -20,9 +20,10 @@ TIE = "(tie)"
 
 
 class Rows:
-    """All rows of a slice. `in_order` gives them; not while some share a key and have no TIE."""
+    """All rows of a slice, which have `size` bytes. `in_order` gives them; not while some share a key and have no TIE."""
 
-    def __init__(self, batches: Sequence[pa.RecordBatch]) -> None:
+    def __init__(self, batches: Sequence[pa.RecordBatch], size: int) -> None:
+        self.size = size
         pool = pa.system_memory_pool()
         together = batches[0] if len(batches) == 1 else pa.concat_batches(batches, memory_pool=pool)
         self.count = together.num_rows

@@ -178,27 +178,38 @@ class DuckDBSnapshot:
         self, relation: Relation, event: EventType, client_guid: str, part: Part, parts: Slices
     ) -> Rows | None:
         """Read a part whole; what tells rows of the same key apart is asked for where there are any."""
-        where = self._where(relation.resource, event)
-        bound = values(client_guid, part)
-        for with_tie in (False, True):
-            batches, size = [], 0
-            for batch in self._read(
-                relation.rows(event, part, with_tie=with_tie),
-                bound,
-                where,
-                min(READ_ROWS, parts.batch_rows),
-            ):
-                batches.append(batch)
-                size += batch.nbytes
-                if size > self._slice_size.most_bytes:
-                    raise SourceMemory(f"{where}: needs more memory than `memory_limit` allows")
-            if not batches:
-                return None
-            rows = Rows(batches)
-            if not rows.needs_tie:
-                break
-        parts.weigh(rows.count, size)
+        rows = self._rows(relation, event, client_guid, part, parts, with_tie=False)
+        if rows is not None and rows.needs_tie:
+            rows = None  # before the second reading: it takes as much again
+            rows = self._rows(relation, event, client_guid, part, parts, with_tie=True)
+        if rows is not None:
+            parts.weigh(rows.count, rows.size)
         return rows
+
+    def _rows(
+        self,
+        relation: Relation,
+        event: EventType,
+        client_guid: str,
+        part: Part,
+        parts: Slices,
+        *,
+        with_tie: bool,
+    ) -> Rows | None:
+        where = self._where(relation.resource, event)
+        query = relation.rows(event, part, with_tie=with_tie)
+        batches, size = [], 0
+        for batch in self._read(
+            query, values(client_guid, part), where, min(READ_ROWS, parts.batch_rows)
+        ):
+            batches.append(batch)
+            size += batch.nbytes
+            if size > self._slice_size.most_bytes:
+                raise SourceMemory(f"{where}: needs more memory than `memory_limit` allows")
+        try:
+            return Rows(batches, size) if batches else None
+        except (pa.ArrowInvalid, MemoryError):  # its text may show values
+            raise SourceMemory(f"{where}: needs more memory than there is at once") from None
 
     def _begin_again(self, where: str) -> None:
         """Leave a transaction that ran out of memory; it takes no further query.

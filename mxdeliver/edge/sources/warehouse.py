@@ -30,6 +30,8 @@ SLICE_SHARE = 6
 MOST_SLICE_SHARE = 2
 """A slice aims at the one part of the memory limit and may take the other: while it is put in order it
 is held twice."""
+MOST_BYTES = 1 << 30
+"""Whatever memory there is: a column's offsets have 32 bits."""
 
 _FRUGAL = {
     "allocator_flush_threshold": "8MB",
@@ -58,8 +60,8 @@ class DuckDBSource:
         self._batch_rows = batch_rows
         self._slice_size = SliceSize(
             first_rows=slice_rows,
-            bytes=slice_bytes or self._options.memory_bytes // SLICE_SHARE,
-            most_bytes=self._options.memory_bytes // MOST_SLICE_SHARE,
+            bytes=slice_bytes or min(MOST_BYTES, self._options.memory_bytes // SLICE_SHARE),
+            most_bytes=min(MOST_BYTES, self._options.memory_bytes // MOST_SLICE_SHARE),
         )
 
     def snapshot(self) -> AbstractContextManager[DuckDBSnapshot]:

@@ -32,8 +32,12 @@ class SpoolFile:
         self.size = 0
         self._descriptor = descriptor
 
+    def detach(self) -> None:
+        """Take nothing more: the descriptor's number will soon be another file's."""
+        self._descriptor = -1
+
     def write(self, data: Buffer) -> None:
-        """Append all of `data`; SpoolFull, SpoolIO."""
+        """Append all of `data`; SpoolFull, SpoolIO (also behind the end of `create`)."""
         rest = memoryview(data).cast("B")
         try:
             while rest:
@@ -71,6 +75,8 @@ class Staging:
         except BaseException:
             os.close(descriptor)
             raise
+        finally:
+            file.detach()
         self._sizes[name] = file.size
         self._syncs.append(self._pool.submit(self._sync, descriptor, name))
 
