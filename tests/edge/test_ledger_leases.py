@@ -3,12 +3,13 @@
 import signal
 import sqlite3
 import threading
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from mxdeliver.core.errors import Internal, LeaseHeld, LeaseLost, SpoolCorrupt
+from mxdeliver.core.errors import Internal, LeaseHeld, LeaseLost, SpoolCorrupt, StopRequested
 from mxdeliver.core.model import DeliveryState, Outcome
 from mxdeliver.edge.ledger import FileStage, Ledger
 from tests.support.evidence import EVIDENCE
@@ -239,6 +240,32 @@ def test_what_was_sealed_is_written_once(tmp_path, ledger):
             with pytest.raises(sqlite3.IntegrityError):
                 database.execute(statement)
     database.close()
+
+
+def test_a_seal_that_a_stop_kept_from_the_locked_ledger_is_the_next_attempts_own(tmp_path, ledger):
+    stop = threading.Event()
+    with (
+        closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as other,
+        Ledger.open(tmp_path, now=NOON, stop=stop.is_set) as stopping,
+        claim(stopping) as lease,
+    ):
+        other.execute("BEGIN EXCLUSIVE")
+        stop.set()
+        with pytest.raises(StopRequested, match="locked by another process"):
+            lease.sealed(bundle(key()))
+        other.execute("ROLLBACK")
+        lease.stopped(now=NOON)
+    assert [one.outcome for one in ledger.attempts(key())] == [Outcome.STOPPED]
+    assert ledger.bundle(key()) is None
+    with claim(ledger) as lease:
+        assert ledger.may_have_sealed(key(), before=lease.number)
+
+
+def test_an_attempt_that_was_stopped_before_its_seal_explains_no_bundle(ledger):
+    with claim(ledger) as lease:
+        lease.stopped(now=NOON)
+    with claim(ledger) as lease:
+        assert not ledger.may_have_sealed(key(), before=lease.number)
 
 
 def test_nothing_is_published_out_of_order(ledger):
