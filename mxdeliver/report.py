@@ -13,7 +13,7 @@ from mxdeliver.edge.ledger.planning import window_start
 _TROUBLED = {DeliveryState.FAILED, DeliveryState.PARKED}
 
 
-def row(delivery: Delivery, *, attempts: int = 0, seconds: float = 0.0) -> dict[str, object]:
+def row(delivery: Delivery, *, attempts: int = 0, seconds: float | None = 0.0) -> dict[str, object]:
     """Give a delivery as `run --json` shows it; `attempts` and `seconds` are those of the run."""
     waits = delivery.state is DeliveryState.WAITING
     return {
@@ -33,9 +33,12 @@ def row(delivery: Delivery, *, attempts: int = 0, seconds: float = 0.0) -> dict[
 
 
 def status_row(delivery: Delivery) -> dict[str, object]:
-    """Give a delivery as `status --json` shows it; `attempts` are all that were ever made."""
+    """Give a delivery as `status --json` shows it.
+
+    `attempts` are all that were ever made, `seconds` those of the last one, null where not known.
+    """
     return {
-        **row(delivery, attempts=delivery.attempts),
+        **row(delivery, attempts=delivery.attempts, seconds=delivery.seconds),
         "due_at": timestamp(delivery.due_at),
         "not_before": timestamp(delivery.not_before),
         "deadline": timestamp(delivery.deadline),

@@ -176,6 +176,15 @@ def test_days_that_are_owed_are_missing_before_anything_ran(deployment):
     assert not (deployment.folder / "state").exists()
 
 
+def test_status_in_json_gives_the_seconds_of_the_last_attempt(deployment):
+    party = add_client(deployment, "First")
+    fill(deployment)
+    took = run_day(deployment).row(party)["seconds"]
+    _, document = deployment.run_json("status")
+    (row,) = document["deliveries"]
+    assert 0 < row["seconds"] == pytest.approx(took, abs=0.5)
+
+
 # -- what a dry run promises -----------------------------------------------------------------------
 
 

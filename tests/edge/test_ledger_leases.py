@@ -15,6 +15,7 @@ from mxdeliver.edge.ledger import FileStage, Ledger
 from tests.support.evidence import EVIDENCE
 from tests.support.ledgers import (
     NOON,
+    YESTERDAY,
     bundle,
     client,
     guid,
@@ -317,6 +318,29 @@ def test_a_transient_error_waits_for_its_time(ledger):
     assert (stopped.state, stopped.error_code) == (DeliveryState.WAITING, "STALLED")
     assert [attempt.outcome for attempt in ledger.attempts(key())] == ["retry", "stopped"]
     assert [attempt.error_code for attempt in ledger.attempts(key())] == ["STALLED", None]
+
+
+def test_the_seconds_of_a_delivery_are_those_of_its_last_attempt_that_ended(ledger):
+    def seconds():
+        return ledger.deliveries(day=YESTERDAY)[0].seconds
+
+    def wait(lease, ended):
+        lease.retry(now=ended, not_before=ended, error_code="STALLED", error="x")
+
+    assert seconds() is None
+    with claim(ledger) as lease:
+        wait(lease, NOON + timedelta(seconds=5))
+    assert seconds() == 5.0
+    with ledger.claim(key(), now=NOON, context="c", deadline=DEADLINE, counted=False) as lease:
+        wait(lease, NOON + timedelta(minutes=1))
+    assert seconds() == 5.0
+    with claim(ledger) as lease:
+        assert seconds() is None
+        wait(lease, NOON + timedelta(milliseconds=250))
+    assert seconds() == 0.25
+    with claim(ledger) as lease:
+        wait(lease, NOON - timedelta(minutes=1))  # the clock was set back
+    assert seconds() is None
 
 
 def test_a_parked_delivery_opens_when_the_client_changes(ledger):
