@@ -13,7 +13,7 @@ from mxdeliver.edge.ledger.planning import window_start
 _TROUBLED = {DeliveryState.FAILED, DeliveryState.PARKED}
 
 
-def row(delivery: Delivery, *, attempts: int = 0, seconds: float = 0.0) -> dict[str, object]:
+def row(delivery: Delivery, *, attempts: int = 0, seconds: float | None = 0.0) -> dict[str, object]:
     """Give a delivery as `run --json` shows it; `attempts` and `seconds` are those of the run."""
     waits = delivery.state is DeliveryState.WAITING
     return {
@@ -33,9 +33,12 @@ def row(delivery: Delivery, *, attempts: int = 0, seconds: float = 0.0) -> dict[
 
 
 def status_row(delivery: Delivery) -> dict[str, object]:
-    """Give a delivery as `status --json` shows it; `attempts` are all that were ever made."""
+    """Give a delivery as `status --json` shows it.
+
+    `attempts` are all that were ever made, `seconds` those of the last one, null where not known.
+    """
     return {
-        **row(delivery, attempts=delivery.attempts),
+        **row(delivery, attempts=delivery.attempts, seconds=delivery.seconds),
         "due_at": timestamp(delivery.due_at),
         "not_before": timestamp(delivery.not_before),
         "deadline": timestamp(delivery.deadline),
@@ -85,9 +88,17 @@ def is_troubled(delivery: Delivery) -> bool:
 
 
 def next_step(
-    delivery: Delivery, clients: Mapping[str, Client], now: datetime, *, catch_up_days: int
+    delivery: Delivery,
+    clients: Mapping[str, Client],
+    now: datetime,
+    *,
+    catch_up_days: int,
+    is_due: bool = False,
 ) -> str:
-    """Say what will happen by itself, or what must be done."""
+    """Say what will happen by itself, or what must be done.
+
+    `is_due`: what the delivery depends on has changed, or its time has come.
+    """
     if delivery.state is DeliveryState.DELIVERED:
         if delivery.delivered_at is None:
             return f"adopted {_when(delivery.changed_at)}: a person vouches that the client has it"
@@ -97,23 +108,30 @@ def next_step(
     if delivery.key.client_guid not in clients:
         return "nothing will be tried: the configuration has no usable entry for the client"
     if delivery.state is DeliveryState.WAITING:
-        return _what_it_waits_for(delivery, now)
+        return _what_it_waits_for(delivery, now, is_due=is_due)
     client = clients[delivery.key.client_guid]
     opens_by_change = delivery.state is DeliveryState.PARKED and (
         delivery.key.snapshot_date >= window_start(client, now, catch_up_days)
     )
-    return _what_must_be_done(delivery, _command_name(client), opens_by_change=opens_by_change)
+    return _what_must_be_done(
+        delivery, _command_name(client), opens_by_change=opens_by_change, is_due=is_due
+    )
 
 
-def _what_it_waits_for(delivery: Delivery, now: datetime) -> str:
+def _what_it_waits_for(delivery: Delivery, now: datetime, *, is_due: bool) -> str:
     moment = delivery.not_before or delivery.due_at
-    when = "by the next run" if moment <= now else f"at {_when(moment)}"
+    when = "by the next run" if is_due or moment <= now else f"at {_to_the_second(moment)}"
+    # The deadline begins with the first attempt.
+    if delivery.deadline is not None and delivery.deadline > now:
+        when += f", until {_to_the_second(delivery.deadline)}"
     if delivery.error_code is None:
         return f"will be delivered {when}"
     return f"waits after {delivery.error_code}; will be tried again {when}"
 
 
-def _what_must_be_done(delivery: Delivery, name: str, *, opens_by_change: bool) -> str:
+def _what_must_be_done(
+    delivery: Delivery, name: str, *, opens_by_change: bool, is_due: bool
+) -> str:
     what = f"{delivery.state.value} {delivery.error_code} since {_when(delivery.changed_at)}"
     if delivery.error_code == DeliveryInDoubt.code:
         chosen = f"--client {name} --date {delivery.key.snapshot_date}"
@@ -126,6 +144,11 @@ def _what_must_be_done(delivery: Delivery, name: str, *, opens_by_change: bool) 
         return (
             f"{what}; nothing will be sent until `mxdeliver resend --rebuild {chosen}` (they have "
             f"nothing of it) or `mxdeliver adopt {chosen}` (they have it whole)"
+        )
+    if is_due:
+        return (
+            f"{what}; the client's configuration, key, secret or schema has changed since, and the "
+            "next `mxdeliver run` tries it again"
         )
     if opens_by_change:
         return (
@@ -158,3 +181,7 @@ def _what_must_change(code: str | None) -> str:
 
 def _when(moment: datetime | None) -> str:
     return "at an unknown time" if moment is None else f"{moment:%Y-%m-%d %H:%M} UTC"
+
+
+def _to_the_second(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"

@@ -56,6 +56,7 @@ def test_what_the_program_does_differs_between_kinds():
         ("REMOTE_VERIFY", "tried once more", "deadline"),
         ("SPOOL_MODE", "stops before anything", "has failed"),
         ("LEDGER_MISSING", "stops before anything", "has failed"),
+        ("AUTH_FAILED", "opens days within `catch_up_days` alone", "noticed by itself."),
     ],
 )
 def test_where_a_kinds_sentence_would_not_be_true_the_code_has_its_own(code, true, false):

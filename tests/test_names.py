@@ -115,6 +115,18 @@ UNKNOWN = NameUnknown("sftp.example.test cannot be resolved: Name or service not
 SILENT = DnsFailed("sftp.example.test cannot be resolved: Temporary failure in name resolution")
 
 
+def test_an_unknown_name_is_told_in_the_words_that_ledgers_have_kept():
+    # Ledgers keep these words of each attempt and nothing else that tells it from DNS_FAILED. With
+    # other words earlier attempts would count no more: `is_told_in` must know the old ones, too.
+    kept = (
+        "sftp.example.test cannot be resolved: Name or service not known. Ask the client whether "
+        "their server's name has changed, then correct `sftp.host`."
+    )
+    assert UNKNOWN.explain() == kept
+    assert NameUnknown.is_told_in(kept)
+    assert not NameUnknown.is_told_in(SILENT.explain())
+
+
 @pytest.mark.parametrize(
     ("ends", "count"),
     [

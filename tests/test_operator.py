@@ -176,6 +176,61 @@ def test_days_that_are_owed_are_missing_before_anything_ran(deployment):
     assert not (deployment.folder / "state").exists()
 
 
+def test_status_says_that_a_changed_secret_is_tried_by_the_next_run_and_writes_nothing(deployment):
+    party = add_client(deployment, "First")
+    fill(deployment)
+    deployment.write_secret("wrong")
+    assert run_day(deployment).row(party)["error_code"] == "AUTH_FAILED"
+    assert "until the password or key changes or `mxdeliver resume" in next_step(deployment, party)
+    deployment.write_secret(deployment.server.password)
+    ledger = deployment.folder / "state/ledger.db"
+    before = ledger.read_bytes()
+    said = next_step(deployment, party)
+    assert "secret or schema has changed since, and the next `mxdeliver run` tries it again" in said
+    assert "nothing will be tried" not in said
+    assert ledger.read_bytes() == before
+    assert_delivered(run_due(deployment), party)
+
+
+def test_status_says_to_the_second_when_a_delivery_is_tried_again_and_until_when(deployment):
+    deployment.document["retry"] = LONG
+    party = add_client(deployment, "First", sftp={"port": free_port()})
+    fill(deployment)
+    row = run_day(deployment).row(party)
+    said = next_step(deployment, party)
+    _, document = deployment.run_json("status")
+    (shown,) = document["deliveries"]
+    again, deadline = (
+        text.replace("T", " ").replace("Z", " UTC") for text in (row["retry_at"], shown["deadline"])
+    )
+    assert f"waits after CONNECT_REFUSED; will be tried again at {again}, until {deadline}" in said
+    party.entry["sftp"]["port"] = free_port()
+    assert f"will be tried again by the next run, until {deadline}" in next_step(deployment, party)
+
+
+def test_status_of_a_day_that_nobody_owes_says_how_it_is_delivered(deployment):
+    add_client(deployment, "First", active_since=str(DAY))
+    today = datetime.now(UTC).date()
+    owed = {
+        DAY - timedelta(days=400): False,
+        today: True,
+        today + timedelta(days=3): True,
+    }
+    for day, by_itself in owed.items():
+        delivers = f"{day} is not owed by itself; `mxdeliver run --date {day}` delivers it"
+        said = deployment.run("status", "--date", str(day)).stdout.strip()
+        assert said == ("nothing is owed yet" if by_itself else delivers)
+
+
+def test_status_in_json_gives_the_seconds_of_the_last_attempt(deployment):
+    party = add_client(deployment, "First")
+    fill(deployment)
+    took = run_day(deployment).row(party)["seconds"]
+    _, document = deployment.run_json("status")
+    (row,) = document["deliveries"]
+    assert 0 < row["seconds"] == pytest.approx(took, abs=0.5)
+
+
 # -- what a dry run promises -----------------------------------------------------------------------
 
 

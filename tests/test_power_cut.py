@@ -50,7 +50,7 @@ MOMENTS = [
     Stop(f"{LEASE}.published", after=True, call=2),
     Stop(f"{LEASE}.delivered", after=True),
 ]
-ALL_FSYNCS, ALL_COMMITS = 16, 14
+ALL_FSYNCS, ALL_COMMITS = 18, 14
 if os.environ.get("MXDELIVER_POWER_CUTS") == "all":
     MOMENTS += [
         Stop(function, after=after, call=call)

@@ -85,12 +85,7 @@ def _due(
     if ledger is None:
         owed = owed_at_first_sight(clients, now=now, catch_up_days=catch_up_days)
     else:
-        contexts = {
-            client.guid: binding.version(
-                client, resources, configuration.sources[client.source], ledger.secret_key
-            )
-            for client in clients
-        }
+        contexts = wiring.contexts(configuration, clients, resources, ledger)
         keys = (
             delivery.key
             for delivery in ledger.preview(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,14 +13,15 @@ import click
 from mxdeliver import cli
 from mxdeliver.cli import options, wiring
 from mxdeliver.cli.documents import JsonCommand, broken_rows
-from mxdeliver.core.calendar import SnapshotDate
+from mxdeliver.core.calendar import SnapshotDate, is_closed
+from mxdeliver.core.errors import ConfigurationError
 from mxdeliver.core.model import Delivery, DeliveryState
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from mxdeliver.cli.wiring import Chosen
-    from mxdeliver.core.model import Client
+    from mxdeliver.core.model import Client, DeliveryKey
     from mxdeliver.edge.config import Configuration
     from mxdeliver.edge.ledger import Ledger, ServerProfile
 
@@ -57,6 +59,8 @@ def command(
             if day in {None, date}
         ]
         servers = _servers(chosen, ledger)
+        due = set() if as_json else _due(configuration, chosen, ledger, deliveries, now)
+        nothing = "" if deliveries else _why_nothing(configuration, chosen, ledger, day, now)
     if as_json:
         document = {
             "deliveries": [report.status_row(one) for one in deliveries],
@@ -69,10 +73,12 @@ def command(
         click.echo(json.dumps(document))
     else:
         shown = deliveries if day is not None else _recent(deliveries)
-        _show(configuration, shown, missing, now)
+        _show(configuration, shown, missing, due, now)
         for client, profile in servers:
             click.echo(report.server_sentence(client, profile))
-        _show_broken(chosen, anything_else=bool(shown or missing))
+        _show_broken(chosen)
+        if not (shown or missing or chosen.broken):
+            click.echo(nothing)
     # Nobody can mend what a client has left behind that is in the configuration no more.
     present = {*wiring.choose(configuration, ()).guids}
     troubled = any(report.is_troubled(one) for one in deliveries if one.key.client_guid in present)
@@ -88,6 +94,54 @@ def _missing(
     if ledger is None:
         return owed_at_first_sight(chosen.clients, now=now, catch_up_days=days)
     return ledger.missing(chosen.clients, now=now, catch_up_days=days)
+
+
+def _due(
+    configuration: Configuration,
+    chosen: Chosen,
+    ledger: Ledger | None,
+    deliveries: Sequence[Delivery],
+    now: datetime,
+) -> set[DeliveryKey]:
+    """Give what a run would try now, as what it waits for may have changed; nothing is written.
+
+    Without schemas that can be read no change can be told from them.
+    """
+    waits = {DeliveryState.WAITING, DeliveryState.PARKED}
+    if ledger is None or not any(one.state in waits for one in deliveries):
+        return set()  # what is needed below takes its time to import
+    from mxdeliver.edge.avro import load_resources  # noqa: PLC0415 - imports pyarrow
+
+    try:
+        resources = load_resources(configuration.schema_folders)
+    except ConfigurationError:
+        return set()
+    clients = wiring.without_schema(chosen, resources, configuration.path).clients
+    contexts = wiring.contexts(configuration, clients, resources, ledger)
+    found = ledger.due(
+        clients, now=now, contexts=contexts, catch_up_days=configuration.catch_up_days
+    )
+    return {one.key for one in found}
+
+
+def _why_nothing(
+    configuration: Configuration,
+    chosen: Chosen,
+    ledger: Ledger | None,
+    day: SnapshotDate | None,
+    now: datetime,
+) -> str:
+    """Say why there is nothing to show: the day is still to come, or was never owed."""
+    from mxdeliver.edge.ledger.planning import first_owed  # noqa: PLC0415 - as wiring
+
+    if day is None or not chosen.clients:
+        return "nothing is owed yet"
+    for client in chosen.clients:
+        seen = None if ledger is None else ledger.first_seen(client.guid)
+        owed = day >= first_owed(client, seen or now, configuration.catch_up_days)
+        if owed or not is_closed(day, client.zone, now):
+            return "nothing is owed yet"
+    return f"{day} is not owed by itself; `mxdeliver run --date {day}` delivers it"
 
 
 def _servers(chosen: Chosen, ledger: Ledger | None) -> list[tuple[Client, ServerProfile]]:
@@ -118,6 +172,7 @@ def _show(
     configuration: Configuration,
     deliveries: Sequence[Delivery],
     missing: Sequence[tuple[str, SnapshotDate]],
+    due: AbstractSet[DeliveryKey],
     now: datetime,
 ) -> None:
     from mxdeliver import report  # noqa: PLC0415 - see cli
@@ -129,7 +184,13 @@ def _show(
         guid = delivery.key.client_guid
         name = names.get(guid) or guid
         revision = f" (revision {delivery.key.revision})" if delivery.key.revision > 1 else ""
-        step = report.next_step(delivery, clients, now, catch_up_days=configuration.catch_up_days)
+        step = report.next_step(
+            delivery,
+            clients,
+            now,
+            catch_up_days=configuration.catch_up_days,
+            is_due=delivery.key in due,
+        )
         if (guid, delivery.key.snapshot_date) in missing:
             step = "interrupted, its process is gone; the next `mxdeliver run` goes on with it"
         click.echo(f"{delivery.key.snapshot_date}  {name}{revision}: {step}")
@@ -147,12 +208,10 @@ def _show(
         )
 
 
-def _show_broken(chosen: Chosen, *, anything_else: bool) -> None:
+def _show_broken(chosen: Chosen) -> None:
     for client in chosen.broken:
         name = client.name or client.guid or "a client without guid and name"
         click.echo(
             f"{name}: nothing will be tried until its entry in the configuration is corrected; "
             "`mxdeliver check` says what is wrong"
         )
-    if not anything_else and not chosen.broken:
-        click.echo("nothing is owed yet")

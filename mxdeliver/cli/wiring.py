@@ -118,6 +118,23 @@ def read_ledger(configuration: Configuration, now: datetime) -> Iterator[Ledger 
         yield ledger
 
 
+def contexts(
+    configuration: Configuration,
+    clients: Sequence[Client],
+    resources: Mapping[str, Resource],
+    ledger: Ledger,
+) -> dict[str, str]:
+    """Give the version of all that each client's deliveries depend on, by guid, without a site."""
+    from mxdeliver import binding  # noqa: PLC0415 - imports pgpy and paramiko
+
+    return {
+        client.guid: binding.version(
+            client, resources, configuration.sources[client.source], ledger.secret_key
+        )
+        for client in clients
+    }
+
+
 @contextmanager
 def open_site(
     configuration: Configuration,

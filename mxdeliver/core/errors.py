@@ -42,8 +42,8 @@ class Kind(Enum):
         "deadline; then it has failed with DEADLINE."
     )
     PARKED = (
-        "The delivery is parked: nothing is tried until the client's configuration, key, secret or "
-        "schema changes, or until `mxdeliver resume`."
+        "The delivery is parked: nothing is tried until the client's configuration, key, secret or schema "
+        "changes (which opens days within `catch_up_days` alone), or until `mxdeliver resume`."
     )
     FAILED = (
         "The delivery has failed and is not tried again until `mxdeliver resume` or "
@@ -575,7 +575,10 @@ class AuthFailed(NeedsPerson):
     """The server refused the login. It was tried once, so as not to lock the account."""
 
     code = "AUTH_FAILED"
-    remedy = "Ask the client for the right user name, password or key; a changed secret is noticed by itself."
+    remedy = (
+        "Ask the client for the right user name, password or key; a changed secret is noticed by itself "
+        "for days within `catch_up_days`, and an older day needs `mxdeliver resume`."
+    )
 
 
 class AuthMethod(NeedsPerson):

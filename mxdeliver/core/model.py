@@ -284,6 +284,8 @@ class Delivery:
     files: int = 0
     records: int = 0
     bytes: int = 0
+    seconds: float | None = None
+    """How long the last attempt took; None where it has not ended, or was not asked for."""
     fingerprint: str | None = field(default=None, repr=False)
 
 

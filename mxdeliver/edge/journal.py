@@ -220,7 +220,8 @@ def _wait_for_reader(descriptor: int) -> None:
 
 
 def _open(path: Path) -> int:
-    if not path.parent.exists():
+    new_folders = [folder for folder in path.parents if not folder.exists()]
+    if new_folders:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.parent.chmod(0o750)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
@@ -228,16 +229,35 @@ def _open(path: Path) -> int:
         descriptor = os.open(path, flags | os.O_EXCL, 0o640)
     except FileExistsError:
         return os.open(path, flags, 0o640)
-    # The process's umask is stricter than the log is meant to be.
-    os.fchmod(descriptor, 0o640)
+    try:
+        # The process's umask is stricter than the log is meant to be.
+        os.fchmod(descriptor, 0o640)
+        # Without its name a line that was synced is lost with the power.
+        for folder in (path.parent, *(folder.parent for folder in new_folders)):
+            _sync_folder(folder)
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
 
 
-def _sync(descriptor: int) -> None:
+def _sync_folder(folder: Path) -> None:
     try:
-        os.fdatasync(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:  # files may be made there, but not listed: nothing can be synced
+        return
+    try:
+        _sync(descriptor, os.fsync)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(descriptor: int, call: Callable[[int], None] = os.fdatasync) -> None:
+    try:
+        call(descriptor)
     except OSError as error:
-        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # a pipe or a device: nothing to sync
+        # A pipe, a device, or a folder whose file system knows no such thing: nothing to sync.
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
             raise
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -196,6 +197,35 @@ def test_the_log_and_its_new_folder_have_their_modes_whatever_the_umask(tmp_path
         os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o640
     assert path.parent.stat().st_mode & 0o777 == 0o750
+
+
+WRITE = """
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from mxdeliver.edge.journal import Journal
+with Journal.open(Path(sys.argv[1]), run_id="1", clock=lambda: datetime.now(UTC)) as journal:
+    journal.write("delivery.delivered", "x")
+"""
+
+
+def synced(path, record):
+    """Write to the log in a process under strace; give what was synced, in turn."""
+    # Not through the virtual environment's link: strace starts the binary itself.
+    python = Path(sys.executable).resolve()
+    subprocess.run(
+        ["strace", "-y", "-o", record, "-e", "trace=fsync,fdatasync", python, "-c", WRITE, path],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])},  # noqa: PTH109
+        check=True,
+    )
+    return re.findall(r"sync\(\d+<(.*)>\) += 0", record.read_text())
+
+
+def test_the_name_of_a_new_log_is_made_durable_as_well(tmp_path):
+    path = tmp_path / "var/logs/deliveries.jsonl"
+    folders = [path.parent, path.parent.parent, tmp_path]
+    assert synced(path, tmp_path / "record") == [str(one) for one in (*folders, path)]
+    assert synced(path, tmp_path / "record") == [str(path)]
 
 
 def test_a_log_that_is_there_is_appended_to_and_keeps_its_mode(tmp_path):

@@ -3,17 +3,19 @@
 import signal
 import sqlite3
 import threading
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from mxdeliver.core.errors import Internal, LeaseHeld, LeaseLost, SpoolCorrupt
+from mxdeliver.core.errors import Internal, LeaseHeld, LeaseLost, SpoolCorrupt, StopRequested
 from mxdeliver.core.model import DeliveryState, Outcome
 from mxdeliver.edge.ledger import FileStage, Ledger
 from tests.support.evidence import EVIDENCE
 from tests.support.ledgers import (
     NOON,
+    YESTERDAY,
     bundle,
     client,
     guid,
@@ -241,6 +243,32 @@ def test_what_was_sealed_is_written_once(tmp_path, ledger):
     database.close()
 
 
+def test_a_seal_that_a_stop_kept_from_the_locked_ledger_is_the_next_attempts_own(tmp_path, ledger):
+    stop = threading.Event()
+    with (
+        closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as other,
+        Ledger.open(tmp_path, now=NOON, stop=stop.is_set) as stopping,
+        claim(stopping) as lease,
+    ):
+        other.execute("BEGIN EXCLUSIVE")
+        stop.set()
+        with pytest.raises(StopRequested, match="locked by another process"):
+            lease.sealed(bundle(key()))
+        other.execute("ROLLBACK")
+        lease.stopped(now=NOON)
+    assert [one.outcome for one in ledger.attempts(key())] == [Outcome.STOPPED]
+    assert ledger.bundle(key()) is None
+    with claim(ledger) as lease:
+        assert ledger.may_have_sealed(key(), before=lease.number)
+
+
+def test_an_attempt_that_was_stopped_before_its_seal_explains_no_bundle(ledger):
+    with claim(ledger) as lease:
+        lease.stopped(now=NOON)
+    with claim(ledger) as lease:
+        assert not ledger.may_have_sealed(key(), before=lease.number)
+
+
 def test_nothing_is_published_out_of_order(ledger):
     sealed = bundle(key())
     *_, last, manifest = [artifact.name for artifact in sealed.files]
@@ -290,6 +318,29 @@ def test_a_transient_error_waits_for_its_time(ledger):
     assert (stopped.state, stopped.error_code) == (DeliveryState.WAITING, "STALLED")
     assert [attempt.outcome for attempt in ledger.attempts(key())] == ["retry", "stopped"]
     assert [attempt.error_code for attempt in ledger.attempts(key())] == ["STALLED", None]
+
+
+def test_the_seconds_of_a_delivery_are_those_of_its_last_attempt_that_ended(ledger):
+    def seconds():
+        return ledger.deliveries(day=YESTERDAY)[0].seconds
+
+    def wait(lease, ended):
+        lease.retry(now=ended, not_before=ended, error_code="STALLED", error="x")
+
+    assert seconds() is None
+    with claim(ledger) as lease:
+        wait(lease, NOON + timedelta(seconds=5))
+    assert seconds() == 5.0
+    with ledger.claim(key(), now=NOON, context="c", deadline=DEADLINE, counted=False) as lease:
+        wait(lease, NOON + timedelta(minutes=1))
+    assert seconds() == 5.0
+    with claim(ledger) as lease:
+        assert seconds() is None
+        wait(lease, NOON + timedelta(milliseconds=250))
+    assert seconds() == 0.25
+    with claim(ledger) as lease:
+        wait(lease, NOON - timedelta(minutes=1))  # the clock was set back
+    assert seconds() is None
 
 
 def test_a_parked_delivery_opens_when_the_client_changes(ledger):

@@ -174,7 +174,7 @@ class Ledger:
         states: Collection[DeliveryState] = tuple(DeliveryState),
         latest_only: bool = True,
     ) -> list[Delivery]:
-        """Give deliveries by day, client and revision; all of them without a filter."""
+        """Give deliveries by day, client and revision, with `seconds`; all without a filter."""
         query = select(deliveries).order_by(
             deliveries.c.snapshot_date, deliveries.c.client_guid, deliveries.c.revision
         )
@@ -187,7 +187,7 @@ class Ledger:
         if latest_only:
             query = query.where(rows.is_latest)
         with self._database.read() as connection:
-            return [rows.delivery_of(row) for row in connection.execute(query)]
+            return rows.deliveries_of(connection, query)
 
     def files(self, key: DeliveryKey) -> dict[str, FileState]:
         """Give the sealed delivery's files by name, in the order of sending; {} before the seal."""

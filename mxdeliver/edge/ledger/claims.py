@@ -67,8 +67,8 @@ def take(
 def may_have_sealed(connection: Connection, row: Row[Any], before: int) -> bool:
     """Tell whether an attempt numbered below `before` may have sealed and not come to say so.
 
-    That is one that died, and one that ended at the disk, the ledger or a bug. Any other would have
-    said so before it met its error.
+    That is one that died, and one that ended at the disk, the ledger or a bug, or was stopped while
+    the ledger was locked. Any other would have said so before it met its error.
     """
     unsaid = or_(
         attempts.c.ended_at.is_(None),

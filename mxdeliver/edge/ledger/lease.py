@@ -9,7 +9,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
-from mxdeliver.core.errors import DeliveryInDoubt, Internal, LeaseLost, SpoolCorrupt
+from mxdeliver.core.errors import (
+    DeliveryInDoubt,
+    Internal,
+    LeaseLost,
+    LedgerBusy,
+    SpoolCorrupt,
+)
 from mxdeliver.core.model import Bundle, DeliveryKey, DeliveryState, Outcome
 from mxdeliver.edge.ledger import direct, servers
 from mxdeliver.edge.ledger.database import Database
@@ -46,6 +52,7 @@ class Lease:
         self._database = database
         self._id = delivery_id
         self._open = True
+        self._seal_is_untold = False
 
     def close(self) -> None:
         """Let the lease go; a delivery whose attempt has not ended stays running."""
@@ -84,17 +91,21 @@ class Lease:
         """
         if bundle.key != self.key:
             raise Internal(f"{describe(bundle.key)} was sealed under {describe(self.key)}")
+        self._seal_is_untold = not in_doubt
         with self._writing() as (connection, row):
-            if row.sealed:
-                if bundle_of(connection, row) != bundle:
-                    raise SpoolCorrupt(
-                        f"{describe(self.key)}: the bundle is not the one that was sealed before"
-                    )
-                return
-            connection.execute(insert(files), file_values(self._id, bundle, in_doubt=in_doubt))
-            connection.execute(
-                update(deliveries).where(deliveries.c.id == self._id).values(seal_values(bundle))
-            )
+            if not row.sealed:
+                values = file_values(self._id, bundle, in_doubt=in_doubt)
+                connection.execute(insert(files), values)
+                connection.execute(
+                    update(deliveries)
+                    .where(deliveries.c.id == self._id)
+                    .values(seal_values(bundle))
+                )
+            elif bundle_of(connection, row) != bundle:
+                raise SpoolCorrupt(
+                    f"{describe(self.key)}: the bundle is not the one that was sealed before"
+                )
+        self._seal_is_untold = False
 
     def bound_to(self, destination: str) -> list[str]:
         """Bind the files' progress to a server and directory.
@@ -294,7 +305,11 @@ class Lease:
         self._stop(Outcome.FAILED, DeliveryState.FAILED, now, error_code, error)
 
     def stopped(self, *, now: datetime) -> None:
-        """Go back to waiting, due at once, because the program was told to stop."""
+        """Go back to waiting, due at once, because the program was told to stop.
+
+        Where that kept the seal from being written down, the attempt says that the ledger was in the
+        way: the next one must not take the bundle in the spool for one of which it knows nothing.
+        """
         with self._writing() as (connection, row):
             self._end(
                 connection,
@@ -336,16 +351,12 @@ class Lease:
                 **others,
             )
         )
-        stopped = outcome is Outcome.STOPPED
+        if outcome is Outcome.STOPPED:
+            error_code, error = LedgerBusy.code if self._seal_is_untold else None, None
         connection.execute(
             update(attempts)
             .where(attempts.c.delivery_id == self._id, attempts.c.number == self.number)
-            .values(
-                ended_at=now,
-                outcome=outcome.value,
-                error_code=None if stopped else error_code,
-                error=None if stopped else error,
-            )
+            .values(ended_at=now, outcome=outcome.value, error_code=error_code, error=error)
         )
 
 

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, insert, select, true
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    and_,
+    delete,
+    exists,
+    insert,
+    select,
+    true,
+)
 
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.errors import LedgerCorrupt
@@ -117,6 +128,24 @@ def delivery_of(row: Row[Any]) -> Delivery:
         bytes=row.bytes,
         fingerprint=row.fingerprint,
     )
+
+
+def deliveries_of(connection: Connection, query: Select[Any]) -> list[Delivery]:
+    """Give what a query of `deliveries` finds, and how long the last attempt of each took."""
+    last = and_(
+        attempts.c.delivery_id == deliveries.c.id, attempts.c.number == deliveries.c.attempts
+    )
+    found = query.add_columns(attempts.c.started_at, attempts.c.ended_at).outerjoin(attempts, last)
+    return [
+        replace(delivery_of(row), seconds=_seconds(row.started_at, row.ended_at))
+        for row in connection.execute(found)
+    ]
+
+
+def _seconds(started: datetime | None, ended: datetime | None) -> float | None:
+    if started is None or ended is None or ended < started:  # the clock was set back meanwhile
+        return None
+    return round((ended - started).total_seconds(), 3)
 
 
 def find(connection: Connection, key: DeliveryKey) -> Row[Any] | None:
