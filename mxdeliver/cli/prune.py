@@ -9,7 +9,7 @@ import click
 from mxdeliver.cli import options, wiring
 
 
-@click.command
+@click.command(cls=options.Command)
 @options.config_option
 def command(config_path: Path) -> int:
     """Drop the sealed bundles of delivered days past `retention_days`; `run` does so at its end."""

@@ -14,7 +14,7 @@ from mxdeliver.core.errors import DeliveryInDoubt
 from mxdeliver.core.model import Delivery, DeliveryKey
 
 
-@click.command
+@click.command(cls=options.Command)
 @options.config_option
 @click.option("--client", "name", required=True, help="The client (guid or name).")
 @click.option("--date", "day", type=options.DATE, help="Only this day.")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mxdeliver.site import Site
 
 
-@click.command
+@click.command(cls=options.Command)
 @options.config_option
 @click.option(
     "--wake-every",
