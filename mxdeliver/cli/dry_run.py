@@ -40,7 +40,6 @@ def show_plan(
 
     now = wiring.utc_now()
     resources = load_resources(configuration.schema_folders)
-    chosen = wiring.without_schema(chosen, resources, configuration.path)
     with wiring.read_ledger(configuration, now) as ledger:
         if days is None:
             wanted = _due(configuration, chosen.clients, resources, ledger, now)

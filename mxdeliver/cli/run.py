@@ -104,7 +104,6 @@ def run_chosen(
     stop = Event()
     process.stop_on_signals(stop)
     resources = load_resources(configuration.schema_folders)
-    chosen = wiring.without_schema(chosen, resources, configuration.path)
     if days and chosen.clients:
         _refuse_open_days(chosen, days)
     run_id = wiring.new_run_id()
