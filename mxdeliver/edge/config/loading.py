@@ -91,6 +91,7 @@ def load(path: Path, schema_names: SchemaNames = lambda _: None) -> Configuratio
         problems.append(problem_at(root, "", (), "the file is not a mapping", remedy))
     if root is None or not isinstance(root.value, dict):
         raise _invalid(path, problems)
+    root = _as_meant(root)
     top, found = _top(root)
     problems += found
     sources, found = _sources(root)
@@ -118,6 +119,16 @@ def _invalid(path: Path, problems: Iterable[Problem]) -> ConfigInvalid:
 
 
 # -- the parts of the file -------------------------------------------------------------------------
+
+
+def _as_meant(root: Node) -> Node:
+    """Read a misspelt `sources`, `defaults` or `clients` as what it is meant to be.
+
+    `_top` tells that the key is unknown; that nothing is named under the right one would lead astray.
+    """
+    meant = {suggestion(key, DocumentModel.model_fields): key for key in root.mapping}
+    misspelt = {key: root.mapping[meant[key]] for key in _APART if key in meant}
+    return replace(root, value=misspelt | root.mapping)
 
 
 def _top(root: Node) -> tuple[DocumentModel | None, list[Problem]]:
