@@ -95,8 +95,14 @@ def test_a_dry_run_touches_neither_source_nor_network_nor_state(deployment, serv
     assert not (deployment.folder / "logs").exists()
     (deployment.folder / "client0.asc").unlink()
     done = deployment.run("run", "--date", str(DAY), "--dry-run")
-    assert done.returncode == 78
+    assert done.returncode == 1
     assert "First: KEY_MISSING: " in done.stderr
+    party.entry["sftp"]["port"] = 22
+    add_client(deployment, "Second")
+    (deployment.folder / "client1.asc").unlink()
+    done = deployment.run("run", "--date", str(DAY), "--dry-run")
+    assert done.returncode == 78, "what is wrong in the configuration counts for more"
+    assert "Second: KEY_MISSING: " in done.stderr
 
 
 def test_a_dry_run_leaves_out_what_is_delivered(deployment):

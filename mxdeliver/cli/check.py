@@ -21,12 +21,6 @@ if TYPE_CHECKING:
     from mxdeliver.core.model import Client
 
 _WIDTH = 88
-_WORST_FIRST = (
-    cli.EXIT_INTERNAL,
-    cli.EXIT_CONFIGURATION,
-    cli.EXIT_FAILED,
-    cli.EXIT_TEMPORARY,
-)
 
 
 @click.command(cls=JsonCommand)
@@ -52,8 +46,7 @@ def command(config_path: Path, names: tuple[str, ...], *, as_json: bool) -> int:
         click.echo(json.dumps(_document(subjects)))
     else:
         _show(subjects)
-    statuses = {finding.status for subject in subjects for finding in subject.findings}
-    return next((status for status in _WORST_FIRST if status in statuses), 0)
+    return cli.worst({finding.status for subject in subjects for finding in subject.findings})
 
 
 # -- for people ------------------------------------------------------------------------------------

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from mxdeliver.site import Result, Site
     from mxdeliver.worker import Renew, Report
 
+NOTHING_DUE = "nothing is due; `mxdeliver status` shows what waits or is parked"
+
 
 @click.command(cls=JsonCommand)
 @options.config_option
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     "--dry-run",
     is_flag=True,
     help="Show which files would be sent where, by configuration, keys and ledger; `check` looks "
-    "at secrets and sources.",
+    "at secrets and sources. Exits with 1 where a key is wrong.",
 )
 @options.json_option
 def command(
@@ -134,7 +136,7 @@ def _say_that_nothing_was_sent(deliveries: Sequence[Delivery]) -> None:
     if before:
         click.echo(f"nothing was sent: {before} of {len(deliveries)} delivered before", err=True)
     elif not deliveries:
-        click.echo("nothing is due; `mxdeliver status` shows what waits or is parked", err=True)
+        click.echo(NOTHING_DUE, err=True)
 
 
 def _refuse_open_days(chosen: Chosen, days: Sequence[SnapshotDate]) -> None:
