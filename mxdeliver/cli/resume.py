@@ -21,6 +21,8 @@ from mxdeliver.core.model import Delivery, DeliveryKey
 def command(config_path: Path, name: str, day: SnapshotDate | None) -> int:
     """Make a client's parked or failed deliveries due again, with a new deadline.
 
+    Nothing is sent at once: the next `mxdeliver run`, or the daemon, delivers them.
+
     Days in doubt (DELIVERY_IN_DOUBT) only one by one, with `--date`: they may have arrived already.
     """
     configuration = wiring.load(config_path)
