@@ -207,7 +207,9 @@ def test_a_log_of_a_dash_goes_to_standard_output_and_beside_json_to_standard_err
     fill(deployment)
     done = deployment.run("run", "--date", str(DAY))
     assert done.returncode == 0
-    events = [json.loads(line)["event"] for line in done.stdout.splitlines()]
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [lines[at]["message"] for at in (0, -1)] == ["1 client", "1 of 1 delivered"]
+    events = [line["event"] for line in lines]
     assert events[0] == "run.started"
     assert events[-1] == "run.finished"
     assert "manifest.delivered" in events

@@ -24,6 +24,7 @@ from mxdeliver.core.errors import (
     LeaseHeld,
     StopRequested,
 )
+from mxdeliver.core.log import counted
 from mxdeliver.core.model import Delivery, DeliveryState
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def carry_out(
     from mxdeliver import worker  # noqa: PLC0415 - imports pyarrow and paramiko
 
     if log_run:
-        site.journal.write("run.started", f"{len(chosen.clients)} clients")
+        site.journal.write("run.started", counted(len(chosen.clients), "client"))
     places = configuration.workers
     if days is None:
         report = worker.run_due(
@@ -195,7 +196,8 @@ def carry_out(
     )
     delivered = sum(one.state is DeliveryState.DELIVERED for one in deliveries)
     if log_run:
-        site.journal.write("run.finished", f"{delivered} of {len(deliveries)} deliveries delivered")
+        said = f"{delivered} of {len(deliveries)} delivered" if deliveries else "nothing was due"
+        site.journal.write("run.finished", said)
     return report, deliveries
 
 
