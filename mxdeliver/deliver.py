@@ -22,7 +22,7 @@ from mxdeliver.core.errors import (
     MxdeliverError,
     StopRequested,
 )
-from mxdeliver.core.log import Log
+from mxdeliver.core.log import Log, counted
 from mxdeliver.core.model import (
     Bundle,
     Client,
@@ -66,8 +66,8 @@ def deliver(key: DeliveryKey, client: Client, site: Site, gate: Gate = _always_o
         # round nobody would.
         log(
             "delivery.delivered",
-            f"{client.name} has {key.snapshot_date}: {len(bundle.files)} files, "
-            f"{bundle.record_count} records",
+            f"{client.name} has {key.snapshot_date}: {counted(len(bundle.files), 'file')}, "
+            f"{counted(bundle.record_count, 'record')}",
             record_count=bundle.record_count,
             encrypted_file_size=bundle.encrypted_size,
             seconds=seconds,

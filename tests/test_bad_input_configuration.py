@@ -68,9 +68,9 @@ ENTRIES = {
     ),
     "no such resource": Wrong(
         change={"resources": ["users", "userz"]},
-        path="resources",
+        path="resources[1]",
         problem="there is no schema for 'userz'",
-        remedy="correct the name",
+        remedy="did you mean `users`?",
     ),
 }
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from datetime import date
+from pathlib import Path
 
 import pytest
 import yaml
@@ -20,6 +21,7 @@ from tests.support.deployment import gpg, gpg_home, key_pair
 from tests.support.warehouse import make_warehouse
 
 PIN = "SHA256:3vRkQ1mGzXo0b8nJ5yTt2uWcLh7sPiDe9fAaBqNwE4M"
+SCHEMAS = Path(__file__).parents[1] / "schemas"
 GUIDS = [f"CLT-{number:08d}-2d2e-6a5d-f2b5-c7dad42ef184" for number in range(3)]
 
 
@@ -199,6 +201,38 @@ def test_a_mistake_in_one_entry_is_that_clients_and_the_other_is_checked(site):
     assert done.stdout.endswith("1 problem\n")
 
 
+def test_each_unknown_resource_is_named_with_its_line_and_the_one_that_was_meant(site):
+    (site.folder / "more").mkdir()
+    (site.folder / "more/loans.avsc").write_bytes((SCHEMAS / "tags.avsc").read_bytes())
+    site.document["schemas"] = ["more"]
+    site.document["clients"][0]["resources"] = ["tag", "users", "Tags", "loan", "xyzzy"]
+    status, document = site.check_json()
+    assert status == 78
+    first = next(one for one in document["clients"] if one["client_guid"] == GUIDS[0])
+    found = {one["path"].removeprefix("clients[0]."): one for one in first["problems"]}
+    assert {path: one["remedy"] for path, one in found.items()} == {
+        "resources[0]": "did you mean `tags`?",
+        "resources[2]": "did you mean `tags`?",
+        "resources[3]": "did you mean `loans`?",
+        "resources[4]": "add xyzzy.avsc to a folder of `schemas` or correct the name",
+    }
+    lines = (site.folder / "config.yaml").read_text().splitlines()
+    for path, word in {"resources[0]": "tag", "resources[2]": "Tags"}.items():
+        assert word in lines[found[path]["line"] - 1]
+
+
+def test_a_resource_whose_schema_was_added_is_taken(site):
+    site.document["clients"][0]["resources"] = ["loans"]
+    assert site.check_json()[0] == 78
+    (site.folder / "more").mkdir()
+    (site.folder / "more/loans.avsc").write_bytes((SCHEMAS / "tags.avsc").read_bytes())
+    site.document["schemas"] = ["more"]
+    _, document = site.check_json()
+    first = next(one for one in document["clients"] if one["client_guid"] == GUIDS[0])
+    assert first["resources"] == ["loans"]
+    assert "CONFIG_INVALID" not in {one["code"] for one in first["problems"]}
+
+
 def test_an_entry_without_guid_and_name_is_named_as_such(site):
     site.document["clients"].append({"timezone": "UTC"})
     done = site.check()
@@ -236,10 +270,6 @@ def key_not_yet(site):
     site.first(pgp=site.document["clients"][0]["pgp"] | {"not_before": "2999-01-01"})
 
 
-def resource_unknown(site):
-    site.first(resources=["users", "nonsense"])
-
-
 def table_gone(site):
     site.document["sources"]["lake"] = {
         "type": "duckdb",
@@ -270,7 +300,6 @@ def database_gone(site):
         (key_swapped, "KEY_FINGERPRINT", 1),
         (key_secret, "KEY_SECRET_SUPPLIED", 1),
         (key_is_ssh, "KEY_PARSE", 1),
-        (resource_unknown, "CONFIG_INVALID", 78),
         (table_gone, "SOURCE_SCHEMA", 1),
         (query_for_everybody, "SOURCE_SCHEMA", 1),
         (database_gone, "SOURCE_UNAVAILABLE", 75),

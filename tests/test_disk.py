@@ -270,7 +270,7 @@ def test_a_clock_that_jumps_ahead_drops_no_sealed_day_that_is_still_owed(deploym
     assert len(list(folder.glob("*.pgp"))) == FILES
     assert_delivered(run_day(deployment), party)
     assert deployment.run("prune", environment=clock("+6d")).stdout == "0 bundles dropped\n"
-    assert deployment.run("prune", environment=clock("+8d")).stdout == "1 bundles dropped\n"
+    assert deployment.run("prune", environment=clock("+8d")).stdout == "1 bundle dropped\n"
     assert run_day(deployment).row(party)["attempts"] == 0
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
 import yaml
@@ -84,6 +85,16 @@ def test_json_tells_everything_and_nothing_else_is_printed(tmp_path, forge):
     assert (told["expires_at"], told["warnings"], told["error"]) == (None, [], None)
     assert [key["used"] for key in told["keys"]] == [False, True]
     assert told["keys"][1]["capabilities"] == ["encrypt"]
+
+
+def test_json_of_an_expired_key_says_when_it_ended(tmp_path, forge):
+    file = tmp_path / "key.pgp"
+    ends = subpacket(LIFETIME, days(1))
+    file.write_bytes(forge.certificate(forge.user_id(CERTIFY, ends), forge.subkey()))
+    told = json.loads(run("--json", file).stdout)
+    assert (told["accepted"], told["error"]["code"]) == (False, "KEY_EXPIRED")
+    assert told["expires_at"] == f"{MADE + timedelta(days=1):%Y-%m-%dT%H:%M:%SZ}"
+    assert told["expires_at"] == told["keys"][1]["expires_at"]
 
 
 def test_json_of_a_refused_key_carries_the_error(tmp_path, forge):

@@ -540,9 +540,10 @@ def history(deployment):
 
 def test_what_is_delivered_running_or_not_over_is_not_adopted(deployment, party):
     assert_delivered(run_day(deployment), party)
-    status, document = adopt(deployment)
-    assert (status, document["error"]["code"]) == (2, "USAGE")
-    assert "is delivered already" in document["error"]["message"]
+    status, document = adopt(deployment, client=party.guid)
+    assert (status, document["error"]["code"]) == (1, "USAGE")
+    said = f"First has {DAY} already: it is delivered; nothing to adopt"
+    assert document["error"]["message"] == said
     today = str(SnapshotDate.of(DAY).following(2))
     status, document = deployment.run_json("adopt", "--client", "First", "--date", today)
     assert (status, document["error"]["code"]) == (2, "DAY_NOT_CLOSED")

@@ -48,6 +48,21 @@ def test_a_terminal_is_told_that_nothing_was_sent(deployment):
     assert "nothing was sent: 1 of 1 delivered before" in shown
 
 
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_a_terminal_is_told_that_nothing_is_due(deployment, options):
+    assert deployment.run("run").returncode == 0
+    status, output, shown = run_on_a_terminal(deployment, "run", *options)
+    assert (status, output) == (0, b"")
+    assert "nothing is due; `mxdeliver status` shows what waits or is parked" in shown
+
+
+def test_a_terminal_is_told_that_nothing_of_the_days_named_would_be_sent(deployment):
+    assert deployment.run("run", "--date", DAY).returncode == 0
+    status, output, shown = run_on_a_terminal(deployment, "run", "--date", DAY, "--dry-run")
+    assert (status, output) == (0, b"")
+    assert "nothing would be sent; `mxdeliver status`" in shown
+
+
 def test_without_a_terminal_success_is_silent(deployment):
     done = deployment.run("run", "--date", DAY)
     assert (done.returncode, done.stdout) == (0, "")

@@ -131,7 +131,7 @@ def test_past_their_retention_sealed_files_are_dropped_and_only_a_rebuild_helps(
     none = deployment.run("prune")
     assert (none.returncode, none.stdout) == (0, "0 bundles dropped\n")
     dropped = deployment.run("prune", environment=clock("+8d"))
-    assert (dropped.returncode, dropped.stdout) == (0, "1 bundles dropped\n")
+    assert (dropped.returncode, dropped.stdout) == (0, "1 bundle dropped\n")
     assert list(spool.rglob("*.pgp")) == []
     assert len(party.received()) == FILES
     environment = clock("+8d")

@@ -95,8 +95,14 @@ def test_a_dry_run_touches_neither_source_nor_network_nor_state(deployment, serv
     assert not (deployment.folder / "logs").exists()
     (deployment.folder / "client0.asc").unlink()
     done = deployment.run("run", "--date", str(DAY), "--dry-run")
-    assert done.returncode == 78
+    assert done.returncode == 1
     assert "First: KEY_MISSING: " in done.stderr
+    party.entry["sftp"]["port"] = 22
+    add_client(deployment, "Second")
+    (deployment.folder / "client1.asc").unlink()
+    done = deployment.run("run", "--date", str(DAY), "--dry-run")
+    assert done.returncode == 78, "what is wrong in the configuration counts for more"
+    assert "Second: KEY_MISSING: " in done.stderr
 
 
 def test_a_dry_run_leaves_out_what_is_delivered(deployment):
@@ -201,7 +207,9 @@ def test_a_log_of_a_dash_goes_to_standard_output_and_beside_json_to_standard_err
     fill(deployment)
     done = deployment.run("run", "--date", str(DAY))
     assert done.returncode == 0
-    events = [json.loads(line)["event"] for line in done.stdout.splitlines()]
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [lines[at]["message"] for at in (0, -1)] == ["1 client", "1 of 1 delivered"]
+    events = [line["event"] for line in lines]
     assert events[0] == "run.started"
     assert events[-1] == "run.finished"
     assert "manifest.delivered" in events

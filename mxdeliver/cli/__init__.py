@@ -7,6 +7,7 @@ them imports what costs time (pyarrow, duckdb, sqlalchemy, paramiko) inside its 
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from importlib import import_module
 
 import click
@@ -126,6 +127,12 @@ def show(error: MxdeliverError) -> None:
 def problem_code(problem: Problem) -> str:
     """Give the error code of one line of the configuration that is wrong."""
     return problem.code
+
+
+def worst(statuses: Collection[int]) -> int:
+    """Give the exit status that tells of the worst of several; 0 where there is none."""
+    worst_first = (EXIT_INTERNAL, EXIT_CONFIGURATION, EXIT_FAILED, EXIT_TEMPORARY)
+    return next((status for status in worst_first if status in statuses), 0)
 
 
 def exit_status(error: MxdeliverError) -> int:

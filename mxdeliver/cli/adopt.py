@@ -18,6 +18,7 @@ from mxdeliver.cli.documents import JsonCommand
 from mxdeliver.core import calendar
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.errors import DayNotClosed
+from mxdeliver.core.model import DeliveryState
 
 if TYPE_CHECKING:
     from mxdeliver.cli.wiring import Chosen
@@ -57,12 +58,16 @@ def _adopt(
     with wiring.open_ledger(configuration, now) as (ledger, _):
         chosen = wiring.choose(configuration, (name,), ledger)
         guid, client = _one(chosen, name)
-        if client is None and ledger.latest(guid, day) is None:
-            raise cli.Refused(f"the ledger knows nothing of {name}, {day}")
+        called = name if client is None else client.name
+        latest = ledger.latest(guid, day)
+        if client is None and latest is None:
+            raise cli.Refused(f"the ledger knows nothing of {called}, {day}")
+        if latest is not None and latest.state is DeliveryState.DELIVERED:
+            raise cli.Refused(f"{called} has {day} already: it is delivered; nothing to adopt")
         adopted = ledger.adopt(guid, day, client=client, reason=reason, now=now)
         left = ledger.left_behind(guid, day)
         who = ledger.history(client_guid=guid)[-1].who
-    said = f"{name} has {day}, as {who} vouches{f': {reason}' if reason else ''}"
+    said = f"{called} has {day}, as {who} vouches{f': {reason}' if reason else ''}"
     _log(configuration, adopted, said, left, as_json=as_json)
     if as_json:
         click.echo(json.dumps(report.status_row(adopted) | {"left": [asdict(one) for one in left]}))

@@ -14,6 +14,7 @@ from mxdeliver import cli
 from mxdeliver.cli import options, process, wiring
 from mxdeliver.cli.documents import JsonCommand
 from mxdeliver.cli.key import spaced
+from mxdeliver.core.log import counted
 from mxdeliver.core.manifest import STANDARD_RESOURCES
 
 if TYPE_CHECKING:
@@ -21,12 +22,6 @@ if TYPE_CHECKING:
     from mxdeliver.core.model import Client
 
 _WIDTH = 88
-_WORST_FIRST = (
-    cli.EXIT_INTERNAL,
-    cli.EXIT_CONFIGURATION,
-    cli.EXIT_FAILED,
-    cli.EXIT_TEMPORARY,
-)
 
 
 @click.command(cls=JsonCommand)
@@ -52,8 +47,7 @@ def command(config_path: Path, names: tuple[str, ...], *, as_json: bool) -> int:
         click.echo(json.dumps(_document(subjects)))
     else:
         _show(subjects)
-    statuses = {finding.status for subject in subjects for finding in subject.findings}
-    return next((status for status in _WORST_FIRST if status in statuses), 0)
+    return cli.worst({finding.status for subject in subjects for finding in subject.findings})
 
 
 # -- for people ------------------------------------------------------------------------------------
@@ -72,8 +66,8 @@ def _show(subjects: Sequence[Subject]) -> None:
             click.echo(f"    warning: {warning}")
     count = sum(len(subject.findings) for subject in subjects)
     clients = sum(subject.client is not None for subject in subjects)
-    ending = "problem" if count == 1 else "problems"
-    click.echo(f"{count} {ending}" if count else f"all is well with {_number(clients)}")
+    well = f"all is well with {counted(clients, 'client')}"
+    click.echo(counted(count, "problem") if count else well)
 
 
 def _title(subject: Subject) -> str | None:
@@ -92,10 +86,6 @@ def _wrapped(text: str) -> str:
     return textwrap.fill(
         text, _WIDTH, subsequent_indent="     ", break_long_words=False, break_on_hyphens=False
     )
-
-
-def _number(clients: int) -> str:
-    return "1 client" if clients == 1 else f"{clients} clients"
 
 
 def _fingerprints(client: Client) -> list[str]:

@@ -6,8 +6,10 @@ import json
 
 import click
 
+from mxdeliver.cli import options
 
-@click.group(name="config")
+
+@click.group(name="config", cls=options.Group)
 def command() -> None:
     """Print the configuration's JSON Schema or a sample."""
 

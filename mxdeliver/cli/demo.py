@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mxdeliver.cli import EXIT_FAILED
+from mxdeliver.cli import EXIT_FAILED, options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mxdeliver.demo.steps import DemoReport
 
 
-@click.command("demo")
+@click.command("demo", cls=options.Command)
 @click.option(
     "--folder",
     type=click.Path(path_type=Path),

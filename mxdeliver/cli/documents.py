@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mxdeliver import cli
+from mxdeliver.cli import options
 from mxdeliver.core.errors import ConfigInvalid, Internal, MxdeliverError, Problem, UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from mxdeliver.cli.wiring import Chosen
 
 
-class JsonCommand(click.Command):
+class JsonCommand(options.Command):
     """A command with `--json`: what stops it is a document, too, beside the words for people."""
 
     def make_context(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import click
 from mxdeliver import binding, cli
 from mxdeliver.cli import wiring
 from mxdeliver.cli.documents import broken_rows
-from mxdeliver.cli.run import show_broken
+from mxdeliver.cli.run import NOTHING_DUE, show_broken
 from mxdeliver.core import calendar, manifest, naming
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.errors import MxdeliverError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from mxdeliver.edge.ledger import Ledger
 
 _LEFT_ALONE = {DeliveryState.DELIVERED, DeliveryState.PARKED}
+_NOTHING_LEFT = "nothing would be sent; `mxdeliver status` shows what is delivered or parked"
 
 
 def show_plan(
@@ -35,19 +37,21 @@ def show_plan(
     *,
     as_json: bool,
 ) -> int:
-    """Print each delivery that a run would try, and its files; 78 where an entry or key is wrong."""
+    """Print each delivery that a run would try, and its files; gives the exit status.
+
+    78 where an entry is wrong, 1 where a key is.
+    """
     from mxdeliver.edge.avro import load_resources  # noqa: PLC0415 - imports pyarrow
 
     now = wiring.utc_now()
     resources = load_resources(configuration.schema_folders)
-    chosen = wiring.without_schema(chosen, resources, configuration.path)
     with wiring.read_ledger(configuration, now) as ledger:
         if days is None:
             wanted = _due(configuration, chosen.clients, resources, ledger, now)
         else:
             wanted = _asked_for(chosen.clients, days, ledger, now)
     rows: list[dict[str, object]] = []
-    troubled = bool(chosen.broken)
+    statuses = {cli.EXIT_CONFIGURATION} if chosen.broken else set()
     for client in chosen.clients:
         if client.guid not in wanted:
             continue
@@ -55,7 +59,7 @@ def show_plan(
             fingerprint = binding.certificate(client, now).fingerprint
         except MxdeliverError as error:
             click.echo(f"mxdeliver: {client.name}: {error.code}: {error.explain()}", err=True)
-            troubled = True
+            statuses.add(cli.exit_status(error))
             continue
         rows += [_row(client, day, fingerprint) for day in wanted[client.guid]]
     show_broken(chosen)
@@ -68,7 +72,9 @@ def show_plan(
                 f"{row['client']}, {row['snapshot_date']}: {len(files)} files to {row['server']} "
                 f"for {row['fingerprint']}, from {files[0]} to {files[-1]}"
             )
-    return cli.EXIT_CONFIGURATION if troubled else 0
+        if not wanted and sys.stderr.isatty():
+            click.echo(NOTHING_DUE if days is None else _NOTHING_LEFT, err=True)
+    return cli.worst(statuses)
 
 
 def _due(

@@ -11,6 +11,7 @@ import inspect
 
 import click
 
+from mxdeliver.cli import options
 from mxdeliver.core.errors import MxdeliverError, all_errors
 
 _TITLE = """\
@@ -21,7 +22,7 @@ CODE` prints the same. This page is written by `mxdeliver explain --all > docs/e
 """
 
 
-@click.command(name="explain")
+@click.command(name="explain", cls=options.Command)
 @click.argument("code", required=False)
 @click.option("--all", "everything", is_flag=True, help="Print the page with all codes (Markdown).")
 def command(code: str | None, *, everything: bool) -> None:

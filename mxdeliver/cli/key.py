@@ -108,13 +108,12 @@ def spaced(fingerprint: str) -> str:
 
 
 def _fields(examination: Examination) -> dict[str, object]:
-    certificate = examination.certificate
     return {
-        "accepted": certificate is not None,
+        "accepted": examination.certificate is not None,
         "fingerprint": examination.fingerprint,
         "user_ids": list(examination.user_ids),
         "created_at": _moment(examination.created_at),
-        "expires_at": _moment(certificate.expires_at) if certificate else None,
+        "expires_at": _moment(examination.expires_at),
         "keys": [_key_fields(one) for one in examination.keys],
         "warnings": list(examination.warnings),
         "error": _error_fields(examination.refusal) if examination.refusal else None,

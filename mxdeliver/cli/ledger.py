@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mxdeliver.edge.spool import Spool
 
 
-@click.group(name="ledger")
+@click.group(name="ledger", cls=options.Group)
 def command() -> None:
     """Make a lost or damaged ledger anew."""
 

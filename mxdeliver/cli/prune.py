@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from mxdeliver.cli import options, wiring
+from mxdeliver.core.log import counted
 
 
-@click.command
+@click.command(cls=options.Command)
 @options.config_option
 def command(config_path: Path) -> int:
     """Drop the sealed bundles of delivered days past `retention_days`; `run` does so at its end."""
@@ -17,5 +18,5 @@ def command(config_path: Path) -> int:
     now = wiring.utc_now()
     with wiring.open_ledger(configuration, now) as (ledger, spool):
         dropped = wiring.prune(ledger, spool, now=now, retention_days=configuration.retention_days)
-    click.echo(f"{dropped} bundles dropped")
+    click.echo(f"{counted(dropped, 'bundle')} dropped")
     return 0

@@ -23,7 +23,7 @@ from mxdeliver.core.model import DeliveryState
 @click.option("--rebuild", is_flag=True, help="Build a new revision from the source.")
 @options.json_option
 def command(config_path: Path, name: str, day: SnapshotDate, rebuild: bool, as_json: bool) -> int:
-    """Send a day again: the same sealed bytes; what is there and equal is left alone.
+    """Send a day again, at once: the same sealed bytes; what is there and equal is left alone.
 
     With --rebuild a new revision is made from the source. It takes the place of the earlier files
     only where the client's `sftp.replace` is `ours`; with `never`, the delivery is parked until the

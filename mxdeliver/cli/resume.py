@@ -14,12 +14,14 @@ from mxdeliver.core.errors import DeliveryInDoubt
 from mxdeliver.core.model import Delivery, DeliveryKey
 
 
-@click.command
+@click.command(cls=options.Command)
 @options.config_option
 @click.option("--client", "name", required=True, help="The client (guid or name).")
 @click.option("--date", "day", type=options.DATE, help="Only this day.")
 def command(config_path: Path, name: str, day: SnapshotDate | None) -> int:
     """Make a client's parked or failed deliveries due again, with a new deadline.
+
+    Nothing is sent at once: the next `mxdeliver run`, or the daemon, delivers them.
 
     Days in doubt (DELIVERY_IN_DOUBT) only one by one, with `--date`: they may have arrived already.
     """

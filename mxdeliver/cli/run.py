@@ -24,6 +24,7 @@ from mxdeliver.core.errors import (
     LeaseHeld,
     StopRequested,
 )
+from mxdeliver.core.log import counted
 from mxdeliver.core.model import Delivery, DeliveryState
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from mxdeliver.edge.config import Configuration
     from mxdeliver.site import Result, Site
     from mxdeliver.worker import Renew, Report
+
+NOTHING_DUE = "nothing is due; `mxdeliver status` shows what waits or is parked"
 
 
 @click.command(cls=JsonCommand)
@@ -46,7 +49,7 @@ if TYPE_CHECKING:
     "--dry-run",
     is_flag=True,
     help="Show which files would be sent where, by configuration, keys and ledger; `check` looks "
-    "at secrets and sources.",
+    "at secrets and sources. Exits with 1 where a key is wrong.",
 )
 @options.json_option
 def command(
@@ -104,7 +107,6 @@ def run_chosen(
     stop = Event()
     process.stop_on_signals(stop)
     resources = load_resources(configuration.schema_folders)
-    chosen = wiring.without_schema(chosen, resources, configuration.path)
     if days and chosen.clients:
         _refuse_open_days(chosen, days)
     run_id = wiring.new_run_id()
@@ -135,7 +137,7 @@ def _say_that_nothing_was_sent(deliveries: Sequence[Delivery]) -> None:
     if before:
         click.echo(f"nothing was sent: {before} of {len(deliveries)} delivered before", err=True)
     elif not deliveries:
-        click.echo("nothing is due; `mxdeliver status` shows what waits or is parked", err=True)
+        click.echo(NOTHING_DUE, err=True)
 
 
 def _refuse_open_days(chosen: Chosen, days: Sequence[SnapshotDate]) -> None:
@@ -166,7 +168,7 @@ def carry_out(
     from mxdeliver import worker  # noqa: PLC0415 - imports pyarrow and paramiko
 
     if log_run:
-        site.journal.write("run.started", f"{len(chosen.clients)} clients")
+        site.journal.write("run.started", counted(len(chosen.clients), "client"))
     places = configuration.workers
     if days is None:
         report = worker.run_due(
@@ -194,7 +196,8 @@ def carry_out(
     )
     delivered = sum(one.state is DeliveryState.DELIVERED for one in deliveries)
     if log_run:
-        site.journal.write("run.finished", f"{delivered} of {len(deliveries)} deliveries delivered")
+        said = f"{delivered} of {len(deliveries)} delivered" if deliveries else "nothing was due"
+        site.journal.write("run.finished", said)
     return report, deliveries
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mxdeliver.site import Site
 
 
-@click.command
+@click.command(cls=options.Command)
 @options.config_option
 @click.option(
     "--wake-every",
@@ -182,7 +182,6 @@ class Daemon:
         from mxdeliver.edge.avro import load_resources  # noqa: PLC0415 - imports pyarrow
 
         resources = load_resources(configuration.schema_folders)
-        chosen = wiring.without_schema(chosen, resources, configuration.path)
         if self._is_new("broken clients", repr(chosen.broken)):
             show_broken(chosen)
         with wiring.open_site(
@@ -218,7 +217,6 @@ class Daemon:
         if fresh == read or _places(configuration) != _places(read.configuration):
             return None
         chosen = wiring.choose(configuration, ())
-        chosen = wiring.without_schema(chosen, resources, configuration.path)
         read.configuration, read.resources = configuration, resources
         return chosen.clients, wiring.renewed(site, configuration, resources)
 

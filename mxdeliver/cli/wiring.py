@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from mxdeliver.core.errors import Problem
+from mxdeliver.core.errors import SchemaInvalid
 
 if TYPE_CHECKING:
     from mxdeliver.cli.progress import Observer
@@ -205,33 +205,17 @@ def prune(ledger: Ledger, spool: Spool, *, now: datetime, retention_days: int) -
     return len(ledger.prune(now=now, retention_days=retention_days, drop=spool.remove))
 
 
-def without_schema(chosen: Chosen, resources: Mapping[str, Resource], path: Path) -> Chosen:
-    """Move the clients that are to get a resource without a schema to the broken ones."""
-    from mxdeliver.edge.config import BrokenClient  # noqa: PLC0415 - imports pydantic
-
-    usable: list[Client] = []
-    broken = list(chosen.broken)
-    for client in chosen.clients:
-        problems = tuple(
-            Problem(
-                file=str(path),
-                line=None,
-                path=f"{client.name}: resources",
-                problem=f"there is no schema for {name!r}",
-                remedy=f"add {name}.avsc to a folder of `schemas` or correct the name",
-            )
-            for name in client.resources
-            if name not in resources
-        )
-        if problems:
-            broken.append(BrokenClient(guid=client.guid, name=client.name, problems=problems))
-        else:
-            usable.append(client)
-    return Chosen(clients=tuple(usable), broken=tuple(broken))
-
-
 def load(path: Path) -> Configuration:
     """Read the configuration; ConfigInvalid."""
     from mxdeliver.edge.config import load as load_configuration  # noqa: PLC0415 - imports pydantic
 
-    return load_configuration(path)
+    return load_configuration(path, _schema_names)
+
+
+def _schema_names(folders: Sequence[Path]) -> frozenset[str] | None:
+    from mxdeliver.edge.avro import resource_names  # noqa: PLC0415 - see cli
+
+    try:
+        return resource_names(folders)
+    except SchemaInvalid:  # raised again, and told, by what reads the schemas
+        return None

@@ -89,7 +89,9 @@ class UsageError(MxdeliverError):
 
     code = "USAGE"
     kind = Kind.USAGE
-    remedy = "`mxdeliver COMMAND --help` tells what the command can do."
+    remedy = (
+        "`mxdeliver --help` names the commands; each of them tells with `--help` what it can do."
+    )
 
 
 class Transient(MxdeliverError):

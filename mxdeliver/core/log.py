@@ -10,3 +10,8 @@ class Log(Protocol):
 
     def __call__(self, event: str, message: str, /, **fields: object) -> None:
         """Write one line; `level` is among the fields where it is not `info`."""
+
+
+def counted(number: int, noun: str) -> str:
+    """Give a number with its noun, as in `1 client` and `2 clients`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -99,7 +99,7 @@ TABLE = [
      "not one of created, updated, deleted", "did you mean created?"),
     ("{created: select 1}", "{created: }", "sources.warehouse.queries.users.created",
      "must be SQL text", "in quotes or after `|`"),
-    ("{users: {", "{Users: {", "sources.warehouse.queries.Users", "resource's name", "lower case"),
+    ("{users: {", "{Users: {", "sources.warehouse.queries.Users", "resource's name", "`users`?"),
     ("    database: data.duckdb\n", "", "sources.warehouse", "neither `database` nor", "add"),
     ("    database: data.duckdb", "    memory_limit: lots\n    database: x",
      "sources.warehouse.memory_limit", "amount of memory", "512MB"),
@@ -129,6 +129,8 @@ TABLE = [
     ("source: warehouse", "source: xyzzy", f"{CLIENT}.source", "no entry", "add it there"),
     ("source: warehouse", "resources: [users]", f"{CLIENT}.source", "missing", "add `source:`"),
     ("source: warehouse", "resources: [Users]\n    source: other", f"{CLIENT}.resources[0]",
+     "not a resource's name", "did you mean `users`?"),
+    ("source: warehouse", "resources: [X Y]\n    source: other", f"{CLIENT}.resources[0]",
      "not a resource's name", "lower case"),
     ("source: warehouse", "resources: []\n    source: other", f"{CLIENT}.resources", "empty",
      "at least one"),
@@ -269,6 +271,8 @@ def test_port_22_has_a_code_of_its_own_that_the_words_do_not_repeat(tmp_path):
         ("username: mx", "user: mx", "clients[0].sftp.user", "username"),
         ("    sftp:\n", "    sftpp:\n", "clients[0].sftpp", "sftp"),
         ("driver: postgresql", "drive: postgresql", "sources.other.drive", "driver"),
+        ("sources:\n", "source:\n", "source", "sources"),
+        ("clients:\n", "client:\n", "client", "clients"),
         (
             "0123456789" * 4,
             f"{'0' * 40}\n      publickey: a",
@@ -283,6 +287,14 @@ def test_a_misspelt_key_is_one_problem_and_not_also_a_missing_one(tmp_path, old,
     (found,) = problems_of(file)
     assert (found.path, found.problem) == (path, "is an unknown key")
     assert found.remedy == f"did you mean `{meant}`?"
+
+
+def test_what_misspelt_defaults_give_is_not_told_as_missing_too(tmp_path):
+    file = tmp_path / "config.yaml"
+    text = FULL.replace("defaults:\n", "default:\n  sftp: {port: 8022}\n")
+    file.write_text(text.replace("      port: 8022\n", ""), encoding="utf-8")
+    (found,) = problems_of(file)
+    assert (found.path, found.remedy) == ("default", "did you mean `defaults`?")
 
 
 def test_a_key_missing_below_what_defaults_give_is_told_at_the_client(tmp_path):

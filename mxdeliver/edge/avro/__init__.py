@@ -21,12 +21,18 @@ from typing import TYPE_CHECKING, Any
 
 from mxdeliver.edge.avro.container import sync_marker
 from mxdeliver.edge.avro.reader import ContainerReader
-from mxdeliver.edge.avro.schemas import load_resources
+from mxdeliver.edge.avro.schemas import load_resources, resource_names
 
 if TYPE_CHECKING:
     from mxdeliver.edge.avro.writer import ContainerWriter
 
-__all__ = ["ContainerReader", "ContainerWriter", "load_resources", "sync_marker"]
+__all__ = [
+    "ContainerReader",
+    "ContainerWriter",
+    "load_resources",
+    "resource_names",
+    "sync_marker",
+]
 
 
 def __getattr__(name: str) -> Any:

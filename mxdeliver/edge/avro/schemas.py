@@ -35,6 +35,12 @@ def load_resources(folders: Sequence[Path] = ()) -> Mapping[str, Resource]:
     return resources
 
 
+def resource_names(folders: Sequence[Path] = ()) -> frozenset[str]:
+    """Give the names that `load_resources` finds, by the files alone; SchemaInvalid for a folder."""
+    places = (_shipped_folder(), *folders)
+    return frozenset(file.stem for folder in places for file in _schema_files(folder))
+
+
 @lru_cache(maxsize=256)
 def record_type(schema: str) -> Record:
     """Give the type that a resource's schema text declares; the text is one of `load_resources`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,13 @@ from mxdeliver.edge.config.models import (
     OtherSourceModel,
 )
 from mxdeliver.edge.config.validation import MISSING, problem_at, validate
+from mxdeliver.edge.config.values import suggestion
 
 _APART = frozenset({"sources", "defaults", "clients"})
 _OF_ONE_CLIENT = ("guid", "name")
+
+SchemaNames = Callable[[Sequence[Path]], Collection[str] | None]
+"""Folders of further schemas → the resources that have one, or None where that cannot be seen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +75,8 @@ class _Entry:
         return str(node.value) if node is not None and isinstance(node.value, str | int) else None
 
 
-def load(path: Path) -> Configuration:
-    """Read the configuration at `path` with what it includes.
+def load(path: Path, schema_names: SchemaNames = lambda _: None) -> Configuration:
+    """Read the configuration at `path` with what it includes; resources are looked up in `schema_names`.
 
     `defaults` are merged under each client: mappings key by key, at every depth; a list, a single
     value and a reference to a secret (`password`, `private_key`, `passphrase`) as a whole, so the
@@ -87,6 +91,7 @@ def load(path: Path) -> Configuration:
         problems.append(problem_at(root, "", (), "the file is not a mapping", remedy))
     if root is None or not isinstance(root.value, dict):
         raise _invalid(path, problems)
+    root = _as_meant(root)
     top, found = _top(root)
     problems += found
     sources, found = _sources(root)
@@ -99,6 +104,9 @@ def load(path: Path) -> Configuration:
     for entry in entries:
         _check(entry, defaults, top, names, defaults_told=bool(defaults_found))
     _refuse_twins(entries)
+    known = None if top is None else schema_names(_schema_folders(top, root))
+    if known is not None:
+        _refuse_unknown_resources(entries, known)
     if problems or top is None:
         raise _invalid(path, [*problems, *(found for entry in entries for found in entry.problems)])
     return _configuration(path, root, top, sources, entries)
@@ -111,6 +119,16 @@ def _invalid(path: Path, problems: Iterable[Problem]) -> ConfigInvalid:
 
 
 # -- the parts of the file -------------------------------------------------------------------------
+
+
+def _as_meant(root: Node) -> Node:
+    """Read a misspelt `sources`, `defaults` or `clients` as what it is meant to be.
+
+    `_top` tells that the key is unknown; that nothing is named under the right one would lead astray.
+    """
+    meant = {suggestion(key, DocumentModel.model_fields): key for key in root.mapping}
+    misspelt = {key: root.mapping[meant[key]] for key in _APART if key in meant}
+    return replace(root, value=misspelt | root.mapping)
 
 
 def _top(root: Node) -> tuple[DocumentModel | None, list[Problem]]:
@@ -303,7 +321,28 @@ def _refuse_twins(entries: list[_Entry]) -> None:
                 entry.problems.append(problem_at(entry.node, entry.prefix, (key,), problem, remedy))
 
 
+def _refuse_unknown_resources(entries: Iterable[_Entry], known: Collection[str]) -> None:
+    """Break every client that is to get a resource without a schema."""
+    for entry in entries:
+        named = entry.node.mapping.get("resources")
+        items = named.value if named is not None and isinstance(named.value, list) else []
+        for place, item in enumerate(items):
+            name = item.value
+            if not isinstance(name, str) or not naming.RESOURCE_NAME.fullmatch(name):
+                continue  # told already
+            if name not in known:
+                near = suggestion(name, known)
+                add = f"add {name}.avsc to a folder of `schemas` or correct the name"
+                steps, problem = ("resources", place), f"there is no schema for {name!r}"
+                remedy = f"did you mean `{near}`?" if near else add
+                entry.problems.append(problem_at(entry.node, entry.prefix, steps, problem, remedy))
+
+
 # -- the result ------------------------------------------------------------------------------------
+
+
+def _schema_folders(top: DocumentModel, root: Node) -> tuple[Path, ...]:
+    return tuple(freezing.located(folder, root) for folder in top.schemas)
 
 
 def _configuration(
@@ -322,7 +361,7 @@ def _configuration(
             None if top.delivery_log == "-" else freezing.located(top.delivery_log, root)
         ),
         retention_days=top.retention_days,
-        schema_folders=tuple(freezing.located(folder, root) for folder in top.schemas),
+        schema_folders=_schema_folders(top, root),
         catch_up_days=top.schedule.catch_up_days,
         workers=top.schedule.workers,
         sources=sources,

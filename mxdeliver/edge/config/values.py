@@ -153,10 +153,12 @@ def _zone_names() -> frozenset[str]:
 
 
 def resource_name(value: object) -> str:
-    """Take the lower-case name of a resource; whether a schema has it is seen by `check`."""
+    """Take the lower-case name of a resource; whether a schema has it is seen by `loading`."""
     name = text(value)
     if not naming.RESOURCE_NAME.fullmatch(name):
-        raise wrong("is not a resource's name", "write it in lower case, such as accounts")
+        near = suggestion(name, STANDARD_RESOURCES)
+        hint = f"did you mean `{near}`?" if near else "write it in lower case, such as accounts"
+        raise wrong("is not a resource's name", hint)
     return name
 
 

@@ -61,3 +61,12 @@ class Examination:
     warnings: tuple[str, ...]
     certificate: Certificate | None
     refusal: KeyProblem | None
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When the last encryption key ends or has ended; None for no end, or no such key."""
+        if self.certificate is not None:
+            return self.certificate.expires_at
+        ends = [one.expires_at for one in self.keys if "encrypt" in one.capabilities]
+        known = [one for one in ends if one is not None]
+        return max(known) if known and len(known) == len(ends) else None
