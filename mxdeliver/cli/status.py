@@ -116,7 +116,7 @@ def _due(
         resources = load_resources(configuration.schema_folders)
     except ConfigurationError:
         return set()
-    clients = wiring.without_schema(chosen, resources, configuration.path).clients
+    clients = chosen.clients
     contexts = wiring.contexts(configuration, clients, resources, ledger)
     found = ledger.due(
         clients, now=now, contexts=contexts, catch_up_days=configuration.catch_up_days
