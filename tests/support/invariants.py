@@ -56,7 +56,8 @@ class Circumstances:
     """The receiver takes files as they appear."""
     late: bool = False
     """The network keeps requests of a dead connection and hands them over when they are not awaited
-    any more: hidden files that the ledger knows may be made once more, and nobody removes them."""
+    any more: hidden files that the ledger knows may be made once more, beside those of the attempt
+    that is under way by then, and nobody removes them."""
     moved: bool = False
     """The client has another directory now; what lay half done in the earlier one was reported."""
     replaced: bool = False
@@ -150,6 +151,8 @@ class _Replay:
             here.add(change.name)
             for files in self.sealed.values():
                 lying = [name for name in here if _final_of(name) in files]
+                if self.circumstances.late:  # another attempt's may come beside them
+                    lying = [name for name in lying if _token(name) == _token(change.name)]
                 if len(lying) > len(files) and not self.circumstances.keeps:
                     self._violated("I16", f"{len(lying)} temporary files for {len(files)} files")
         elif change.what == "vanished":
@@ -346,6 +349,11 @@ class _Replay:
             if final.startswith((f"{guid}.{day}.", f"{guid}.{day}{_MANIFEST}")):
                 return said
         return None
+
+
+def _token(temporary: str) -> str:
+    """Give the token of the attempt that a temporary name belongs to."""
+    return temporary.rpartition("-")[0].rpartition(".")[2]
 
 
 def _final_of(name: str) -> str:
