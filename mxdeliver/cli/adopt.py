@@ -62,7 +62,11 @@ def _adopt(
         latest = ledger.latest(guid, day)
         if client is None and latest is None:
             raise cli.Refused(f"the ledger knows nothing of {called}, {day}")
-        if latest is not None and latest.state is DeliveryState.DELIVERED:
+        if (
+            latest is not None
+            and latest.state is DeliveryState.DELIVERED
+            and not ledger.is_held(latest.key)
+        ):
             raise cli.Refused(f"{called} has {day} already: it is delivered; nothing to adopt")
         adopted = ledger.adopt(guid, day, client=client, reason=reason, now=now)
         left = ledger.left_behind(guid, day)
