@@ -52,7 +52,7 @@ def slices_of(rows, *, first_rows, size, window=DAY):
     return Slices(
         window,
         len(rows.rows),
-        size=SliceSize(first_rows=first_rows, bytes=size, most_bytes=10 * size),
+        size=SliceSize(first_rows=first_rows, bytes=size),
         by_second=rows.by_second,
         key_at=rows.key_at,
     )
@@ -72,7 +72,7 @@ def days_slices(by_second, *, first_rows, size, window=DAY):
     return Slices(
         window,
         count,
-        size=SliceSize(first_rows=first_rows, bytes=size, most_bytes=10 * size),
+        size=SliceSize(first_rows=first_rows, bytes=size),
         by_second=lambda: by_second,
         key_at=no_key,
     )
@@ -112,11 +112,7 @@ def test_slices_shrink_where_texts_grow_longer():
 
 def test_what_fits_the_first_slice_is_not_counted_by_second():
     parts = Slices(
-        DAY,
-        100,
-        size=SliceSize(first_rows=100, bytes=1, most_bytes=10),
-        by_second=no_key,
-        key_at=no_key,
+        DAY, 100, size=SliceSize(first_rows=100, bytes=1), by_second=no_key, key_at=no_key
     )
 
     assert list(parts) == [Part(window=DAY)]
@@ -248,9 +244,9 @@ def test_a_slice_that_needs_more_memory_than_there_is_is_read_in_parts(tmp_path,
         relation = type(snapshot._relation(resource()))
         plain = relation.rows
 
-        def noted(self, event, part, *, with_tie):
+        def noted(self, event, part):
             parts.append(part)
-            return plain(self, event, part, with_tie=with_tie)
+            return plain(self, event, part)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(relation, "rows", noted)

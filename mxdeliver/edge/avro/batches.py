@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_LARGEST_CHUNK = 8 << 20  # bytes of Arrow: what is encoded at once is held several times over
+_LARGEST_CHUNK = 4 << 20  # bytes of Arrow: what is encoded at once is held several times over
 
 
 class Chunks:

@@ -73,9 +73,7 @@ def join(parts: Sequence[AnyPart], rows: int) -> Joined:
     if not offsets[-1]:
         return Joined(offsets, b"")
     begins = offsets[:-1] + np.arange(0, rows * room, room) if room else offsets[:-1]
-    # from Arrow's pool, which keeps its pages: the system clears them anew each time
-    pool = pa.allocate_buffer(int(offsets[-1]) + rows * room + excess)
-    loose = np.frombuffer(pool, np.uint8)
+    loose = np.empty(int(offsets[-1]) + rows * room + excess, np.uint8)
     ends = _copy_all([column.part for column in columns], begins, loose, last)
     if room:
         return Joined(offsets, _together(loose, begins, ends))

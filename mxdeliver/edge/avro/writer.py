@@ -1,6 +1,6 @@
 """Record batches to the bytes of a container file, column by column.
 
-The path of a batch: cut or joined to 8,192 rows, normalised (`values`), encoded (`cells`), cut into
+The path of a batch: cut or joined to 4,096 rows, normalised (`values`), encoded (`cells`), cut into
 blocks by rows alone, and, in a thread of its own if there is one, compressed and passed on
 (`blocks`). The same rows give the same bytes, however the source batched them.
 """
@@ -25,10 +25,8 @@ from mxdeliver.edge.avro.schemas import record_type
 from mxdeliver.edge.avro.values import normalise
 
 BLOCK_ROWS = 4096
-CHUNK_ROWS = 2 * BLOCK_ROWS
-"""Encoded at once: more rows make fewer calls, and fewer rows stay in the processor's cache."""
 BLOCK_BYTES = 4 << 20
-_BLOCKS_BEHIND = 2
+_BLOCKS_BEHIND = 1
 
 
 class _Encoded(NamedTuple):
@@ -63,7 +61,7 @@ class ContainerWriter:
             resource, sink, codec=codec, sync_marker=sync_marker, verification=verification
         )
         self._behind = Behind(worker, depth=_BLOCKS_BEHIND)
-        self._chunks = Chunks(CHUNK_ROWS)
+        self._chunks = Chunks(BLOCK_ROWS)
         self._open = False
         self._rows = 0
         self._segments: list[Segment] = []

@@ -5,8 +5,7 @@
                   than the configuration says
     snapshot      all streams of one delivery, out of one state of the data
     queries       the SQL: default queries, the vetting of a user's own
-    slices        how much of the window is read and sorted at once, within the memory limit
-    ordering      the rows of one slice, in order
+    slices        how much of the window is sorted at once, within the memory limit
     files         which files are behind it, and whether they changed meanwhile
     checked       columns, client and row count of whatever a source hands out
     failures      DuckDB's errors in the words of core.errors

@@ -1,7 +1,7 @@
 """The SQL: default queries over one relation per resource, and the vetting of a user's own.
 
-Default queries run over slices of the window whose sorted results concatenate (`slices`). What their
-rows are ordered and cut by is one binary key that DuckDB makes of the event's time and the guid, with all
+Default queries run over slices of the window whose sorted results concatenate (`slices`). What they
+are ordered and cut by is one binary key that DuckDB makes of the event's time and the guid, with all
 its fraction and whatever its type; nulls are last.
 """
 
@@ -18,7 +18,6 @@ from mxdeliver.core.calendar import Window
 from mxdeliver.core.errors import SourceSchema, peer_text
 from mxdeliver.core.model import EventType, Resource
 from mxdeliver.edge.sources.checked import CLIENT_COLUMN
-from mxdeliver.edge.sources.ordering import KEY, TIE
 from mxdeliver.edge.sources.slices import Part
 
 EVENT_COLUMNS: Mapping[EventType, str] = {
@@ -130,20 +129,21 @@ class Relation:
             f" and {self.condition(event, window)} group by second order by second"
         )
 
-    def rows(self, event: EventType, part: Part, *, with_tie: bool) -> str:
-        """Give the query for the rows themselves, in no order; `values` gives what to bind.
+    def rows(self, event: EventType, part: Part) -> str:
+        """Give the query for the rows themselves; `values` gives what to bind.
 
-        Beside the columns it gives the KEY to order them by, and `with_tie` a hash of the row that
-        decides where keys are equal, so that threads and batches never do (`ordering`).
+        Ordered by the key; where it is equal, by a hash of the row, so that threads and batches
+        never decide.
         """
         names = [field.name for field in self.resource.fields]
-        columns = [
+        columns = ", ".join(
             f"{quoted(name)} as {quoted(name)}" for name in dict.fromkeys((*names, CLIENT_COLUMN))
-        ]
-        columns.append(f"{self._key(event)} as {quoted(KEY)}")
-        if with_tie:
-            columns.append(f"hash({', '.join(map(quoted, names))}) as {quoted(TIE)}")
-        return f"select {', '.join(columns)} from {self._from()} and {self._within(event, part)}"  # noqa: S608 - names are quoted
+        )
+        hashed = ", ".join(map(quoted, names))
+        return (
+            f"select {columns} from {self._from()} and {self._within(event, part)}"  # noqa: S608 - names are quoted
+            f" order by {self._key(event)}, hash({hashed})"
+        )
 
     def key_at(self, event: EventType, part: Part, rows: int) -> str:
         """Give the query for the key of a part's nth row, of its last where it has fewer.

@@ -11,7 +11,7 @@ from pathlib import Path
 from mxdeliver.core.errors import ConfigInvalid
 from mxdeliver.core.model import SourceSettings
 
-DEFAULT_MEMORY_LIMIT = "128MB"
+DEFAULT_MEMORY_LIMIT = "104MB"
 DEFAULT_THREADS = 1
 """Clients are delivered side by side; each further thread holds its own part of the files unpacked."""
 

@@ -1,6 +1,6 @@
-"""How much of the window is read and sorted at once, learnt from how much the slices before weighed.
+"""How much of the window is sorted at once, learnt from how much the slices before weighed.
 
-Nothing may be spilled, since a spill would be plaintext on disk; so what is sorted must fit in memory.
+DuckDB may not spill, since a spill would be plaintext on disk; so a sort must fit its memory limit.
 The order is by a key that begins with the time, so sorted slices concatenate to the order of the
 whole, wherever they are cut: between two seconds, or, where one second holds too much, after a key
 and all rows that share it. Nothing here knows SQL, nor what a key is made of.
@@ -27,11 +27,10 @@ LEAST_BATCH = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceSize:
-    """Rows of a first slice, the Arrow bytes that the later ones aim at, and the most one may have."""
+    """Rows of a first slice, and the Arrow bytes that the later ones aim at."""
 
     first_rows: int
     bytes: int
-    most_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

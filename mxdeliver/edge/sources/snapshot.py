@@ -21,7 +21,6 @@ from mxdeliver.core.model import EndOfStream, EventType, Resource
 from mxdeliver.edge.sources.checked import CLIENT_COLUMN, checked, fit, missing_columns
 from mxdeliver.edge.sources.failures import FOREIGN_ERRORS, Stage, translate
 from mxdeliver.edge.sources.files import Files
-from mxdeliver.edge.sources.ordering import Rows
 from mxdeliver.edge.sources.queries import (
     EventTime,
     OwnQuery,
@@ -33,9 +32,6 @@ from mxdeliver.edge.sources.queries import (
     values,
 )
 from mxdeliver.edge.sources.slices import Part, Slices, SliceSize
-
-READ_ROWS = 2048
-"""As many as DuckDB works on at once; what rows of unknown length take is known so soon."""
 
 _Key = tuple[str, EventType]
 
@@ -164,52 +160,17 @@ class DuckDBSnapshot:
 
         parts = Slices(window, count, size=self._slice_size, by_second=by_second, key_at=key_at)
         for part in parts:
+            batch_rows = min(self._batch_rows, parts.batch_rows)
             try:
-                rows = self._slice(relation, event, client_guid, part, parts)
+                for batch in self._read(
+                    relation.rows(event, part), values(client_guid, part), where, batch_rows
+                ):
+                    parts.weigh(batch.num_rows, batch.nbytes)
+                    yield batch
             except SourceMemory:
                 self._begin_again(where)
                 if not parts.shrink():
                     raise
-                continue
-            if rows is not None:
-                yield from rows.in_order(self._batch_rows)
-
-    def _slice(
-        self, relation: Relation, event: EventType, client_guid: str, part: Part, parts: Slices
-    ) -> Rows | None:
-        """Read a part whole; what tells rows of the same key apart is asked for where there are any."""
-        rows = self._rows(relation, event, client_guid, part, parts, with_tie=False)
-        if rows is not None and rows.needs_tie:
-            rows = None  # before the second reading: it takes as much again
-            rows = self._rows(relation, event, client_guid, part, parts, with_tie=True)
-        if rows is not None:
-            parts.weigh(rows.count, rows.size)
-        return rows
-
-    def _rows(
-        self,
-        relation: Relation,
-        event: EventType,
-        client_guid: str,
-        part: Part,
-        parts: Slices,
-        *,
-        with_tie: bool,
-    ) -> Rows | None:
-        where = self._where(relation.resource, event)
-        query = relation.rows(event, part, with_tie=with_tie)
-        batches, size = [], 0
-        for batch in self._read(
-            query, values(client_guid, part), where, min(READ_ROWS, parts.batch_rows)
-        ):
-            batches.append(batch)
-            size += batch.nbytes
-            if size > self._slice_size.most_bytes:
-                raise SourceMemory(f"{where}: needs more memory than `memory_limit` allows")
-        try:
-            return Rows(batches, size) if batches else None
-        except (pa.ArrowInvalid, MemoryError):  # its text may show values
-            raise SourceMemory(f"{where}: needs more memory than there is at once") from None
 
     def _begin_again(self, where: str) -> None:
         """Leave a transaction that ran out of memory; it takes no further query.

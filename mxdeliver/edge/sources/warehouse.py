@@ -22,19 +22,17 @@ from mxdeliver.edge.sources.settings import parse_options
 from mxdeliver.edge.sources.slices import SliceSize
 from mxdeliver.edge.sources.snapshot import DuckDBSnapshot
 
-BATCH_ROWS = 8192
+BATCH_ROWS = 4096
 """As many as are encoded at a time; more of them would only be held for longer."""
 FIRST_SLICE_ROWS = 2500
 """Few enough to fit where each row has 10 kB of text; how much they have is not yet known."""
-SLICE_SHARE = 6
-MOST_SLICE_SHARE = 2
-"""A slice aims at the one part of the memory limit and may take the other: while it is put in order it
-is held twice."""
-MOST_BYTES = 1 << 30
-"""Whatever memory there is: a column's offsets have 32 bits."""
+SLICE_SHARE = 5
+"""A slice aims at this part of the memory limit: sorting holds its values more than once, beside what
+of a file is unpacked."""
 
 _FRUGAL = {
     "allocator_flush_threshold": "8MB",
+    "allocator_bulk_deallocation_flush_threshold": "8MB",
     "disable_parquet_prefetching": "true",
     "streaming_buffer_size": "1MB",
 }
@@ -59,9 +57,7 @@ class DuckDBSource:
         self._options = parse_options(settings)
         self._batch_rows = batch_rows
         self._slice_size = SliceSize(
-            first_rows=slice_rows,
-            bytes=slice_bytes or min(MOST_BYTES, self._options.memory_bytes // SLICE_SHARE),
-            most_bytes=min(MOST_BYTES, self._options.memory_bytes // MOST_SLICE_SHARE),
+            first_rows=slice_rows, bytes=slice_bytes or self._options.memory_bytes // SLICE_SHARE
         )
 
     def snapshot(self) -> AbstractContextManager[DuckDBSnapshot]:
