@@ -5,6 +5,7 @@
                   than the configuration says
     snapshot      all streams of one delivery, out of one state of the data
     queries       the SQL: default queries, the vetting of a user's own
+    passing       rows that lie in order already: ordered as they pass
     slices        how much of the window is sorted at once, within the memory limit
     files         which files are behind it, and whether they changed meanwhile
     checked       columns, client and row count of whatever a source hands out

@@ -18,6 +18,7 @@ from mxdeliver.core.calendar import Window
 from mxdeliver.core.errors import SourceSchema, peer_text
 from mxdeliver.core.model import EventType, Resource
 from mxdeliver.edge.sources.checked import CLIENT_COLUMN
+from mxdeliver.edge.sources.passing import KEY, SECOND, TIE
 from mxdeliver.edge.sources.slices import Part
 
 EVENT_COLUMNS: Mapping[EventType, str] = {
@@ -123,9 +124,8 @@ class Relation:
 
     def seconds(self, event: EventType, window: Window) -> str:
         """Give the query for the number of rows of an event by Unix second, in their order."""
-        second = self.times[EVENT_COLUMNS[event]].second()
         return (
-            f"select {second} as second, count(*) from {self._from()}"  # noqa: S608 - names are quoted
+            f"select {self._second(event)} as second, count(*) from {self._from()}"  # noqa: S608 - names are quoted
             f" and {self.condition(event, window)} group by second order by second"
         )
 
@@ -135,14 +135,24 @@ class Relation:
         Ordered by the key; where it is equal, by a hash of the row, so that threads and batches
         never decide.
         """
-        names = [field.name for field in self.resource.fields]
-        columns = ", ".join(
-            f"{quoted(name)} as {quoted(name)}" for name in dict.fromkeys((*names, CLIENT_COLUMN))
-        )
-        hashed = ", ".join(map(quoted, names))
         return (
-            f"select {columns} from {self._from()} and {self._within(event, part)}"  # noqa: S608 - names are quoted
-            f" order by {self._key(event)}, hash({hashed})"
+            f"select {self._columns()} from {self._from()} and {self._within(event, part)}"  # noqa: S608 - names are quoted
+            f" order by {self._key(event)}, {self._tie()}"
+        )
+
+    def seconds_as_they_lie(self, event: EventType, window: Window) -> str:
+        """Give the query for the Unix second of each row of an event, in the order they lie in."""
+        return (
+            f"select {self._second(event)} as {quoted(SECOND)} from {self._from()}"  # noqa: S608 - names are quoted
+            f" and {self.condition(event, window)}"
+        )
+
+    def rows_as_they_lie(self, event: EventType, window: Window) -> str:
+        """Give the query for the rows in the order they lie in, each with what `rows` orders by."""
+        return (
+            f"select {self._columns()}, {self._key(event)} as {quoted(KEY)}, "  # noqa: S608 - names are quoted
+            f"{self._tie()} as {quoted(TIE)}, {self._second(event)} as {quoted(SECOND)} "
+            f"from {self._from()} and {self.condition(event, window)}"
         )
 
     def key_at(self, event: EventType, part: Part, rows: int) -> str:
@@ -162,6 +172,17 @@ class Relation:
         if part.last is not None:
             conditions.append(f"{self._key(event)} <= $last")
         return " and ".join(conditions)
+
+    def _columns(self) -> str:
+        names = (*(field.name for field in self.resource.fields), CLIENT_COLUMN)
+        return ", ".join(f"{quoted(name)} as {quoted(name)}" for name in dict.fromkeys(names))
+
+    def _second(self, event: EventType) -> str:
+        return self.times[EVENT_COLUMNS[event]].second()
+
+    def _tie(self) -> str:
+        """Give the term that orders rows of one key, whichever batch or thread they came in."""
+        return f"hash({', '.join(quoted(field.name) for field in self.resource.fields)})"
 
     def _key(self, event: EventType) -> str:
         """Give the term for the key: of the event's time, and of `guid` or the schema's first field."""

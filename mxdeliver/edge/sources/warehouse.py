@@ -130,6 +130,8 @@ class DuckDBSource:
             )
         except FOREIGN_ERRORS as error:
             raise translate(error, Stage.OPEN, where) from error
+        # In a Python that looks interactive it would print how far a long query has come.
+        connection.execute("set enable_progress_bar = false")
         # Only icu has the setting. Without icu DuckDB knows no zone but UTC.
         with suppress(duckdb.Error):
             connection.execute("set TimeZone = 'UTC'")
