@@ -86,11 +86,12 @@ def checked(
     are not `expected_rows`, the source's own count (None: it has none but the end of its rows).
     """
     layout: Layout | None = None
+    client = pa.scalar(client_guid, pa.string())
     rows = 0
     for batch in batches:
         if layout is None:
             layout = fit(resource, batch.schema.names, where)
-        _refuse_other_clients(batch.column(layout.client_place), client_guid, where)
+        _refuse_other_clients(batch.column(layout.client_place), client, where)
         rows += batch.num_rows
         if batch.num_rows:
             yield pa.RecordBatch.from_arrays(
@@ -101,12 +102,12 @@ def checked(
     yield EndOfStream(rows=rows)
 
 
-def _refuse_other_clients(column: pa.Array, client_guid: str, where: str) -> None:
+def _refuse_other_clients(column: pa.Array, client: pa.Scalar, where: str) -> None:
     column = _plain(column)
     if pa.types.is_null(column.type):
         same = len(column) == 0
     elif pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        same = pc.all(pc.equal(column, client_guid), skip_nulls=False, min_count=0).as_py() is True
+        same = pc.all(pc.equal(column, client), skip_nulls=False, min_count=0).as_py() is True
     else:
         raise SourceSchema(f"{where}: column {CLIENT_COLUMN} must be text, it is {column.type}")
     if not same:

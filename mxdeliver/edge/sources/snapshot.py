@@ -38,6 +38,7 @@ _Key = tuple[str, EventType]
 _SECONDS_ROWS = 1 << 16
 _PASSING_ROWS = 1024
 _PASSING_BYTES = 4 << 20
+_WORTH_PASSING_ON = 256 << 10
 
 
 class DuckDBSnapshot:
@@ -161,7 +162,7 @@ class DuckDBSnapshot:
                 batches, rows=self._batch_rows, size=_PASSING_BYTES, where=where
             )
         else:
-            yield from self._sliced(relation, event, client_guid, window, count)
+            yield from _gathered(self._sliced(relation, event, client_guid, window, count))
 
     def _lie_in_order(
         self, relation: Relation, event: EventType, bound: Mapping[str, object], window: Window
@@ -292,6 +293,20 @@ class DuckDBSnapshot:
         except FOREIGN_ERRORS as error:
             raise translate(error, Stage.READ, where) from error
         self.close()
+
+
+def _gathered(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Join what is small: what follows costs more for a batch than for its few rows."""
+    waiting: list[pa.RecordBatch] = []
+    size = 0
+    for batch in batches:
+        waiting.append(batch)
+        size += batch.nbytes
+        if size >= _WORTH_PASSING_ON:
+            yield waiting[0] if len(waiting) == 1 else pa.concat_batches(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield pa.concat_batches(waiting)
 
 
 def _next(reader: pa.RecordBatchReader) -> pa.RecordBatch | None:
