@@ -182,7 +182,14 @@ def carry_out(
             renew=renew,
         )
     else:
-        report = worker.run_days(chosen.clients, days, site, places=places, stop=stop)
+        report = worker.run_days(
+            chosen.clients,
+            days,
+            site,
+            catch_up_days=configuration.catch_up_days,
+            places=places,
+            stop=stop,
+        )
     deliveries = [
         delivery
         for key in report.chosen
