@@ -59,6 +59,16 @@ def test_a_day_asked_for_gets_its_row_whatever_its_age(ledger):
     assert [d.key for d in ledger.deliveries(day=old)] == [key(old), key(old, number=2)]
 
 
+def test_days_asked_for_get_their_rows_together_and_keep_the_ones_they_have(ledger):
+    old = SnapshotDate(2020, 2, 29)
+    made = ledger.ensure(client(), old, now=NOON)
+    wanted = [(client(), old), (client(), YESTERDAY), (client(2), old)]
+    ledger.ask_for(wanted, now=LATER)
+    assert [d.key for d in ledger.deliveries()] == [key(old), key(old, number=2), key()]
+    assert ledger.get(key(old)) == made
+    assert ledger.get(key(old, number=2)).changed_at == LATER
+
+
 def test_resume_makes_parked_and_failed_days_due_with_a_fresh_deadline(ledger):
     ledger.ensure(client(), TODAY.following(-2), now=NOON)
     park(ledger)
