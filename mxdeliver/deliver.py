@@ -348,6 +348,6 @@ def _record(
     elif decision.outcome is Outcome.PARKED:
         lease.park(now=now, error_code=code, error=text)
     elif decision.outcome is Outcome.FAILED:
-        lease.fail(now=now, error_code=code, error=text)
+        lease.fail(now=now, error_code=code, error=text, met=error.code)
     elif error.code != "LEASE_LOST":
         lease.stopped(now=now)

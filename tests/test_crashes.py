@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+import signal
 import subprocess
 from contextlib import suppress
 from datetime import date
+from importlib.util import cache_from_source
 
+import paramiko
 import pytest
 
 from tests.support.deployment import Deployment, kill
@@ -70,4 +73,29 @@ def test_killed_at_a_random_moment_and_run_again_the_day_is_whole_once(
             watch.look_at_rest()
             again = watch.ran(deployment.run("run", "--date", DAY))
             assert again.returncode == 0, again.stderr
+    assert len(party.received()) == 16
+
+
+def test_a_day_that_was_named_to_a_run_killed_while_it_started_is_the_next_runs(tmp_path, server):
+    """However old: nothing but the ledger's row would tell of it. Killed as it loads its libraries."""
+    deployment = Deployment(tmp_path, server)
+    deployment.document["defaults"] = {"active_since": "2999-01-01"}
+    party = a_day(deployment)
+    deployment.write()
+    source = paramiko.__file__
+    killed = subprocess.run(
+        ["strace", "-o", tmp_path / "strace.log", "-P", source, "-P", cache_from_source(source),
+         "-e", "trace=openat", "-e", "inject=openat:signal=KILL",
+         *deployment.command("run", "--date", DAY, "--client", party.guid)],
+        capture_output=True, text=True, check=False, timeout=100,
+    )  # fmt: skip
+    assert killed.returncode in {-signal.SIGKILL, 128 + signal.SIGKILL}, killed.stderr
+    assert not (deployment.folder / "logs").exists()
+    status, document = deployment.run_json("status")
+    assert [(row["snapshot_date"], row["state"]) for row in document["deliveries"]] == [
+        (DAY, "waiting")
+    ]
+    assert status == 0
+    again = deployment.run("run")
+    assert again.returncode == 0, again.stderr
     assert len(party.received()) == 16

@@ -1,4 +1,4 @@
-"""A disk that is full, read-only or failing, a spool that somebody altered, a ledger that is locked.
+"""A disk that is full, read-only or failing, a spool that somebody altered, a ledger of an earlier version.
 
 The real program on real disks and under strace(1): what it says, that nothing damaged and nothing half
 is sent, and that the day is there once when the disk is well again. reliability.md F33, F39-F50, F125,
@@ -12,21 +12,16 @@ import shutil
 import sqlite3
 import subprocess
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Event
 
 import pytest
 from alembic import command as alembic
 from alembic.config import Config
 from sqlalchemy import create_engine
 
-from mxdeliver.cli import wiring
 from mxdeliver.core.calendar import SnapshotDate
-from mxdeliver.core.model import DeliveryState, Outcome
-from mxdeliver.deliver import deliver
-from mxdeliver.edge.avro import load_resources
+from mxdeliver.core.model import DeliveryState
 from mxdeliver.edge.ledger import Ledger, migrations
 from tests.support.invariants import watched
 from tests.support.openssh import OpenSSHServer
@@ -275,76 +270,6 @@ def test_a_clock_that_jumps_ahead_drops_no_sealed_day_that_is_still_owed(deploym
 
 
 # -- the ledger ------------------------------------------------------------------------------------
-
-
-def test_a_ledger_that_another_process_locks_for_a_while_is_waited_for(deployment, party):
-    assert deployment.run("run").returncode == 0
-    with closing(sqlite3.connect(deployment.folder / "state/ledger.db")) as holder:
-        holder.execute("BEGIN EXCLUSIVE")
-        process = deployment.start("run", "--date", str(DAY))
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(4)
-        holder.rollback()
-    _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (0, "")
-    assert len(party.received()) == FILES
-
-
-@pytest.mark.parametrize(
-    ("moment", "arrived"),
-    [("nonce", 0), ("file.delivered", FILES - 1), ("manifest.delivered", FILES)],
-)
-def test_a_ledger_locked_for_too_long_in_the_middle_is_a_retry_that_sends_nothing_twice(
-    deployment, party, moment, arrived
-):
-    """Locked while temporary names are given out, once the daily files, and once all are there."""
-    deployment.program = None
-    deployment.write()
-    configuration = wiring.load(deployment.config_path)
-    client, day = configuration.clients[0], SnapshotDate.of(DAY)
-    state = deployment.folder / "state"
-    holder = None
-
-    def lock():
-        nonlocal holder
-        if holder is None:
-            holder = sqlite3.connect(state / "ledger.db", check_same_thread=False)
-            holder.execute("BEGIN EXCLUSIVE")
-
-    def observe(event, _):
-        if event == moment:
-            lock()
-
-    def attempt(*, disturbed):
-        with (
-            wiring.open_site(
-                configuration,
-                resources=load_resources(),
-                run_id="test",
-                stop=Event(),
-                observer=observe if disturbed else None,
-            ) as site,
-            Ledger.open(state, now=datetime.now(UTC), busy_timeout=0.3) as ledger,
-        ):
-
-            def nonce():
-                if disturbed and moment == "nonce":
-                    lock()
-                return site.nonce()
-
-            key = ledger.ensure(client, day, now=site.clock()).key
-            return deliver(key, client, replace(site, ledger=ledger, nonce=nonce))
-
-    with pytest.raises(Exception, match=r"ledger\.db stayed locked"):
-        attempt(disturbed=True)
-    holder.close()
-    before = {name: (party.directory / name).stat().st_ino for name in party.received()}
-    assert len(before) == arrived
-    assert attempt(disturbed=False).outcome is Outcome.DELIVERED
-    after = {name: (party.directory / name).stat().st_ino for name in party.received()}
-    assert len(after) == FILES
-    assert before.items() <= after.items()
-    assert party.leftovers() == []
 
 
 def test_a_ledger_of_the_first_version_with_a_day_half_way_is_gone_on_with(deployment, party):

@@ -231,6 +231,55 @@ def test_status_in_json_gives_the_seconds_of_the_last_attempt(deployment):
     assert 0 < row["seconds"] == pytest.approx(took, abs=0.5)
 
 
+# -- a parked day that is named --------------------------------------------------------------------
+
+
+def park(deployment, *days):
+    """Park the days for a directory that is not there, and name one that is."""
+    party = add_client(deployment, "First", sftp={"directory": "/nowhere"})
+    fill(deployment)
+    for day in days:
+        assert run_day(deployment, "--date", str(day)).row(party)["state"] == "parked"
+    party.entry["sftp"]["directory"] = deployment.server.remote_path(party.directory)
+    return party
+
+
+def shown_for_the_day(deployment):
+    _, document = deployment.run_json("run", "--dry-run", "--date", str(DAY))
+    return [row["snapshot_date"] for row in document["deliveries"]]
+
+
+def test_a_parked_day_that_is_named_opens_by_a_change_within_the_window_alone(deployment, server):
+    deployment.document["schedule"] = {"catch_up_days": 1}
+    party = park(deployment, DAY)
+    logins = server.login_attempts()
+    assert shown_for_the_day(deployment) == []
+    by_hand = run_day(deployment)
+    assert (by_hand.status, by_hand.row(party)["state"]) == (1, "parked")
+    assert "not tried again, REMOTE_DIR_MISSING" in by_hand.line(party)
+    assert server.login_attempts() == logins
+    deployment.document["schedule"] = {"catch_up_days": 7}
+    assert shown_for_the_day(deployment) == [str(DAY)]
+    assert_delivered(run_day(deployment), party)
+
+
+def test_a_parked_day_older_than_the_window_opens_by_resume_and_is_named_afterwards(deployment):
+    deployment.document["schedule"] = {"catch_up_days": 1}
+    party = park(deployment, DAY)
+    assert deployment.run("resume", "--client", "First", "--date", str(DAY)).returncode == 0
+    assert_delivered(run_day(deployment), party)
+
+
+def test_a_day_that_is_named_opens_no_other_whose_cause_has_changed(deployment):
+    older = DAY - timedelta(days=1)
+    party = park(deployment, older, DAY)
+    outcome = run_day(deployment)
+    assert_delivered(outcome, party)
+    assert [row["snapshot_date"] for row in outcome.document["deliveries"]] == [str(DAY)]
+    assert f"{older} First: parked REMOTE_DIR_MISSING" in next_step(deployment, party)
+    assert run_due(deployment).row(party)["snapshot_date"] == str(older)
+
+
 # -- what a dry run promises -----------------------------------------------------------------------
 
 

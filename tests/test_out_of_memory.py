@@ -1,14 +1,15 @@
-"""The real program without memory: killed by the kernel for it, or refused by the kernel."""
+"""The real program without memory: killed by the kernel for it, or refused it by the kernel."""
 
 from __future__ import annotations
 
 import signal
+from contextlib import contextmanager
 
 import pytest
 
+from tests.support import memory_group
 from tests.support.deployment import kill
 from tests.support.invariants import watched
-from tests.support.memory_group import memory_group
 from tests.support.openssh import OpenSSHServer, wait_until
 from tests.support.outcomes import DAY, FILES, add_client, fill, small_deployment
 from tests.support.proxy import Proxy
@@ -27,21 +28,39 @@ def deployment(tmp_path, server):
     return small_deployment(tmp_path, server)
 
 
-def test_killed_by_the_kernel_for_its_memory_in_the_upload_the_next_run_makes_it_whole(
-    deployment, server
+@contextmanager
+def killed_by_the_kernel_for_its_memory():
+    """Give the start of a command line, and what has the process killed that it begins."""
+    with memory_group.memory_group() as group:
+        yield group.wrapper, lambda _: group.exhaust()
+
+
+@contextmanager
+def killed_by_a_signal():
+    """The same end where no memory control group can be made: what the kernel sends, too."""
+    yield [], lambda process: process.kill()
+
+
+KILLERS = [killed_by_a_signal]
+if memory_group.is_possible():
+    KILLERS.append(killed_by_the_kernel_for_its_memory)
+
+
+@pytest.mark.parametrize("killer", KILLERS, ids=lambda killer: killer.__name__)
+def test_killed_in_the_upload_it_leaves_nothing_and_the_next_run_makes_it_whole(
+    deployment, server, killer
 ):
-    with memory_group() as group, Proxy(server.port) as proxy:
-        if group is None:
-            pytest.skip("nobody may make a memory control group here")
+    """By the kernel for its memory wherever that can be arranged; the name of what ran tells."""
+    with killer() as (wrapper, end), Proxy(server.port) as proxy:
         proxy.hold_after = {1: IN_THE_UPLOAD}
         party = add_client(deployment, "Heavy", sftp={"port": proxy.port})
         fill(deployment, rows=3_000)
         with watched(deployment, party) as watch:
-            process = deployment.start("run", "--date", str(DAY), wrapper=group.wrapper)
+            process = deployment.start("run", "--date", str(DAY), wrapper=wrapper)
             try:
                 wait_until(lambda: proxy.seen > IN_THE_UPLOAD, "the upload")
-                group.exhaust()
-                wait_until(lambda: process.poll() is not None, "the kernel to have killed it")
+                end(process)
+                wait_until(lambda: process.poll() is not None, "the process to be killed")
             finally:
                 kill(process)
             assert process.returncode == -signal.SIGKILL

@@ -21,11 +21,11 @@ from mxdeliver.core.errors import (
 )
 from mxdeliver.core.model import DeliveryState
 from mxdeliver.core.naming import temporary_name
-from mxdeliver.edge.ledger import FileStage, Lease, Ledger, Publishing
+from mxdeliver.edge.ledger import FileStage, Lease, Publishing
 from mxdeliver.edge.sftp import Session
-from tests.support.ledgers import NOON, TODAY, client, contents, key
+from tests.support.ledgers import NOON, TODAY, contents, key
 from tests.support.programmable import ProgrammableServer, hash_answer
-from tests.support.pushing import Sender, names
+from tests.support.pushing import a_sender, deny, final, names
 
 SEALED, UPLOADING = FileStage.SEALED, FileStage.UPLOADING
 PUBLISHING, PUBLISHED = FileStage.PUBLISHING, FileStage.PUBLISHED
@@ -39,19 +39,8 @@ def server(tmp_path):
 
 @pytest.fixture
 def sender(tmp_path, server):
-    with Ledger.open(tmp_path, now=NOON) as ledger:
-        ledger.plan([client()], now=NOON, catch_up_days=7)
-        sender = Sender(tmp_path, server, ledger)
-        sender.seal()
-        yield sender
-
-
-def final(path):
-    return path.decode().rpartition("/")[2]
-
-
-def deny(*_):
-    raise asyncssh.SFTPPermissionDenied("no")
+    with a_sender(tmp_path, server) as prepared:
+        yield prepared
 
 
 # -- what is written down --------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Writing under final names, step by step: what is torn, what is taken back, what is remembered."""
+"""Writing under final names, step by step: what is taken back, and what is remembered."""
 
 from __future__ import annotations
 
@@ -20,50 +20,22 @@ from mxdeliver.core.model import ReplacePolicy
 from mxdeliver.edge.ledger import FileStage, Lease, Ledger, Publishing
 from mxdeliver.edge.sftp import RenameRefused, TemporaryVanished
 from tests.support.ledgers import NOON, TODAY, client, contents, key
-from tests.support.programmable import ProgrammableServer
-from tests.support.pushing import Sender, names
+from tests.support.pushing import a_sender, deny, final, names, server_without_renames
 
 SEALED, UPLOADING, PUBLISHED = FileStage.SEALED, FileStage.UPLOADING, FileStage.PUBLISHED
 FIRST, *_, MANIFEST = names()
-WHOLE = contents(key())[FIRST]
 
 
 @pytest.fixture
 def server(tmp_path):
-    """A server that renames nothing."""
-    with ProgrammableServer(tmp_path) as running:
-        running.hooks["rename"] = running.hooks["posix_rename"] = deny
+    with server_without_renames(tmp_path) as running:
         yield running
 
 
 @pytest.fixture
 def sender(tmp_path, server):
-    with Ledger.open(tmp_path, now=NOON) as ledger:
-        ledger.plan([client()], now=NOON, catch_up_days=7)
-        sender = Sender(tmp_path, server, ledger)
-        sender.seal()
-        yield sender
-
-
-def final(path):
-    return path.decode().rpartition("/")[2]
-
-
-def deny(*_):
-    raise asyncssh.SFTPPermissionDenied("no")
-
-
-def empty(sender):
-    for path in sender.directory.iterdir():
-        path.unlink()
-
-
-def half_written(sender, delivery=None):
-    return [(one.name, one.created) for one in sender.ledger.half_written(delivery or key())]
-
-
-def lies_there(sender, content):
-    (sender.directory / FIRST).write_bytes(content)
+    with a_sender(tmp_path, server) as prepared:
+        yield prepared
 
 
 # -- finding out and remembering -------------------------------------------------------------------
@@ -71,7 +43,7 @@ def lies_there(sender, content):
 
 def test_a_refusal_is_logged_once_and_everything_is_written_the_manifest_last(sender, server):
     opened = []
-    server.hooks["open"] = lambda path, *_: opened.append((final(path), half_written(sender)))
+    server.hooks["open"] = lambda path, *_: opened.append((final(path), sender.half_written()))
     sender.push()
     assert sender.received() == contents(key())
     assert sender.leftovers() == []
@@ -83,7 +55,7 @@ def test_a_refusal_is_logged_once_and_everything_is_written_the_manifest_last(se
     daily = [(name, False) for name in names()[:-1]]
     written = [one for one in opened if not one[0].startswith(".")]
     assert written == [*((name, daily) for name, _ in daily), (MANIFEST, [(MANIFEST, False)])]
-    assert half_written(sender) == []
+    assert sender.half_written() == []
     assert sender.ledger.temporaries(key()) == []
     found = sender.profile()
     assert (found.publishing, found.level, found.sweeps, found.decided_on) == (
@@ -100,7 +72,7 @@ def test_the_profile_is_kept_before_the_first_final_name_is_written(sender, monk
 def test_what_is_known_is_not_tried_and_the_day_of_its_proof_stays(sender, server):
     sender.push()
     second = sender.rebuild()
-    empty(sender)
+    sender.empty()
     server.operations.clear()
     sender.push(second, today=TODAY + timedelta(days=6))
     assert "rename" not in server.operations
@@ -111,7 +83,7 @@ def test_what_is_known_is_not_tried_and_the_day_of_its_proof_stays(sender, serve
 def test_after_a_week_renaming_is_tried_again(sender, server):
     sender.push()
     second = sender.rebuild()
-    empty(sender)
+    sender.empty()
     server.hooks.clear()
     sender.push(second, today=TODAY + timedelta(days=7))
     assert sender.evidence(second) == [("renamed", "size")] * 4
@@ -122,7 +94,7 @@ def test_after_a_week_renaming_is_tried_again(sender, server):
 def test_a_server_of_another_software_is_tried_anew(sender, server):
     sender.push()
     second = sender.rebuild()
-    empty(sender)
+    sender.empty()
     server.hooks.clear()
     with sender.ledger.claim(second, now=NOON, context="c", deadline=NOON) as lease:
         lease.server(replace(sender.profile(), software="SSH-2.0-other"))
@@ -152,158 +124,6 @@ def test_a_temporary_file_that_vanishes_late_proves_nothing(sender, server):
         sender.push()
     assert sender.profile() is None
     assert sender.stages() == [UPLOADING] * 4
-
-
-# -- torn files ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", WHOLE[:-1], WHOLE[:10] + bytes(20) + WHOLE[30:-1], bytes(len(WHOLE))],
-    ids=["empty", "begun", "with a hole", "nothing but a hole"],
-)
-def test_a_piece_of_what_was_sent_is_removed_and_written_anew(sender, server, monkeypatch, content):
-    sender.crash(monkeypatch, Lease, "created", after=True)
-    assert half_written(sender) == [(name, True) for name in names()[:-1]]
-    lies_there(sender, content)
-    removed = []
-    server.hooks["remove"] = lambda path: removed.append(final(path))
-    sender.push()
-    assert FIRST in removed
-    assert sender.received() == contents(key())
-    assert half_written(sender) == []
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"theirs", WHOLE[:9] + b"?", WHOLE + b"more", bytes(len(WHOLE) + 1), b"?" + WHOLE[1:]],
-    ids=["other", "begun otherwise", "longer", "longer zeros", "whole but for a byte"],
-)
-def test_what_is_no_piece_of_what_was_sent_is_somebody_elses(sender, monkeypatch, content):
-    sender.crash(monkeypatch, Lease, "created", after=True)
-    lies_there(sender, content)
-    with pytest.raises(RemoteConflict, match="another file"):
-        sender.push()
-    assert sender.received()[FIRST] == content
-
-
-def test_what_is_whole_is_not_written_again(sender, monkeypatch):
-    sender.crash(monkeypatch, Lease, "published")
-    sender.push()
-    assert sender.evidence() == [("already published", "readback")] * 3 + [("written", "size")]
-
-
-@pytest.mark.parametrize(("content", "is_ours"), [(b"", True), (b"?", False)])
-def test_before_the_servers_answer_is_written_down_only_an_empty_file_may_be_ours(
-    sender, monkeypatch, content, is_ours
-):
-    sender.crash(monkeypatch, Lease, "created")
-    assert half_written(sender) == [(name, False) for name in names()[:-1]]
-    lies_there(sender, content)
-    if is_ours:
-        sender.push()
-        assert sender.received() == contents(key())
-    else:
-        with pytest.raises(RemoteConflict):
-            sender.push()
-        assert sender.received()[FIRST] == content
-
-
-def test_a_folder_in_place_of_a_torn_file_is_a_conflict(sender, monkeypatch):
-    sender.crash(monkeypatch, Lease, "created", after=True)
-    (sender.directory / FIRST).unlink()
-    (sender.directory / FIRST).mkdir()
-    with pytest.raises(RemoteConflict, match="not a regular file"):
-        sender.push()
-
-
-@pytest.mark.parametrize("error", [asyncssh.SFTPPermissionDenied, asyncssh.SFTPFailure])
-def test_what_cannot_be_read_counts_as_torn_where_the_ledger_says_that_we_made_it(
-    sender, server, monkeypatch, error
-):
-    def refuse(_path, flags, *_):
-        if not flags & asyncssh.FXF_WRITE:
-            raise error("strange")
-
-    sender.crash(monkeypatch, Lease, "published")
-    server.hooks["open"] = refuse
-    sender.push()
-    assert sender.evidence() == [("written", "size")] * 4
-    assert sender.received() == contents(key())
-
-
-def test_what_cannot_be_read_is_an_error_where_only_the_intention_is_known(
-    sender, server, monkeypatch
-):
-    sender.crash(monkeypatch, Lease, "created")
-    lies_there(sender, WHOLE)
-    server.hooks["open"] = deny
-    with pytest.raises(RemoteDenied):
-        sender.push()
-    assert sender.received()[FIRST] == WHOLE
-
-
-@pytest.mark.parametrize("error", [asyncssh.SFTPPermissionDenied, asyncssh.SFTPFailure])
-def test_a_part_that_cannot_be_compared_is_removed(sender, server, monkeypatch, error):
-    def refuse(_path, flags, *_):
-        if not flags & asyncssh.FXF_WRITE:
-            raise error("strange")
-
-    sender.crash(monkeypatch, Lease, "created", after=True)
-    lies_there(sender, WHOLE[:10])
-    server.hooks["open"] = refuse
-    sender.push()
-    assert sender.received() == contents(key())
-
-
-def test_a_part_of_an_earlier_revision_is_removed_for_the_next_one(sender, monkeypatch):
-    sender.crash(monkeypatch, Lease, "created", after=True)
-    lies_there(sender, WHOLE[:10])
-    second = sender.rebuild()
-    sender.push(second)
-    assert sender.received() == contents(second)
-    assert half_written(sender, second) == []
-
-
-@pytest.mark.parametrize("damage", ["changed", "gone", "no longer a file"])
-def test_a_part_of_an_earlier_revision_whose_sealed_file_is_no_more_is_removed(
-    sender, monkeypatch, damage
-):
-    sender.crash(monkeypatch, Lease, "created", after=True)
-    lies_there(sender, WHOLE[:10])
-    second = sender.rebuild()
-    [path] = [one for one in sender.spool_path.rglob(FIRST) if "r1" in one.parent.name]
-    if damage == "gone":
-        sender.spool.remove(key())
-    elif damage == "changed":
-        path.write_bytes(b"?")
-    else:
-        path.unlink()
-        path.mkdir()
-    sender.push(second)
-    assert sender.received() == contents(second)
-
-
-def test_names_that_somebody_has_freed_are_half_written_no_more(sender, monkeypatch):
-    sender.crash(monkeypatch, Lease, "created", after=True)
-    empty(sender)
-    sender.crash(monkeypatch, Lease, "writing")
-    assert half_written(sender) == []
-
-
-def test_a_part_that_cannot_be_removed_asks_a_person_and_is_not_forgotten(
-    sender, server, monkeypatch
-):
-    sender.crash(monkeypatch, Lease, "created", after=True)
-    lies_there(sender, WHOLE[:10])
-    server.hooks["remove"] = lambda path: deny() if final(path) == FIRST else None
-    with pytest.raises(RemoteConflict) as caught:
-        sender.push()
-    assert str(caught.value).startswith(
-        f"/incoming/{FIRST} on 127.0.0.1:{server.port} holds a part"
-    )
-    assert half_written(sender) == [(FIRST, True)]
-    assert list(sender.received()) == [FIRST]
 
 
 # -- a manifest that lies there --------------------------------------------------------------------
@@ -404,7 +224,7 @@ def test_a_doubt_about_files_that_are_there_is_none(sender, server):
 def test_temporary_files_of_an_attempt_before_are_removed_here_too(sender, monkeypatch):
     sender.push()
     second = sender.rebuild()
-    empty(sender)
+    sender.empty()
     sender.crash(monkeypatch, Lease, "writing", delivery=second)
     left = sender.directory / "left.part"
     left.write_bytes(b"x")
@@ -425,7 +245,7 @@ def test_an_earlier_revisions_files_are_replaced_here_too(sender):
 def test_a_failure_takes_back_what_was_made_and_the_ledger_knows(sender, server):
     sender.push()
     second = sender.rebuild()
-    empty(sender)
+    sender.empty()
 
     def fail(*_):
         raise asyncssh.SFTPFailure("strange")
@@ -434,13 +254,13 @@ def test_a_failure_takes_back_what_was_made_and_the_ledger_knows(sender, server)
     with pytest.raises(RemoteFailure):
         sender.push(second)
     assert sender.received() == {}
-    assert half_written(sender, second) == []
+    assert sender.half_written(second) == []
 
 
 def test_files_that_are_taken_as_they_are_written_have_arrived(sender, server):
     sender.push()
     second = sender.rebuild()
-    empty(sender)
+    sender.empty()
     server.hooks["after close"] = lambda file: Path(file.name.decode()).unlink()
     sender.push(second)
     assert sender.evidence(second) == [("swept", "ack")] * 4

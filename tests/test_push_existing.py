@@ -7,11 +7,11 @@ import pytest
 
 from mxdeliver.core.errors import RemoteConflict, RemoteDenied
 from mxdeliver.core.model import ReplacePolicy
-from mxdeliver.edge.ledger import Lease, Ledger
+from mxdeliver.edge.ledger import Lease
 from mxdeliver.edge.sftp import Session
-from tests.support.ledgers import NOON, client, contents, key
+from tests.support.ledgers import NOON, contents, key
 from tests.support.programmable import ProgrammableServer
-from tests.support.pushing import Sender, names
+from tests.support.pushing import a_sender, deny, final, names
 
 FIRST, *_, MANIFEST = names()
 
@@ -24,19 +24,8 @@ def server(tmp_path):
 
 @pytest.fixture
 def sender(tmp_path, server):
-    with Ledger.open(tmp_path, now=NOON) as ledger:
-        ledger.plan([client()], now=NOON, catch_up_days=7)
-        sender = Sender(tmp_path, server, ledger)
-        sender.seal()
-        yield sender
-
-
-def final(path):
-    return path.decode().rpartition("/")[2]
-
-
-def deny(*_):
-    raise asyncssh.SFTPPermissionDenied("no")
+    with a_sender(tmp_path, server) as prepared:
+        yield prepared
 
 
 def other(name):

@@ -87,6 +87,21 @@ def test_a_delivered_day_has_its_line_in_the_log_whenever_the_process_was_killed
     assert events.count("delivery.delivered") == (1 if after else 2)
 
 
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(
+    ("call", "event", "count"), [(1, "file.delivered", FILES - 1), (2, "manifest.delivered", 1)]
+)
+def test_a_delivered_file_has_its_line_in_the_log_whenever_the_process_was_killed(
+    party, monkeypatch, call, event, count, after
+):
+    crash(party, monkeypatch, Lease, "published", call=call, after=after)
+    done = party.deployment.run("run", "--date", str(DAY))
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in party.deployment.log_lines() if line["event"] == event]
+    assert len({line["file_name"] for line in lines}) == count
+    assert len(lines) == (count if after else 2 * count)
+
+
 def test_a_crash_before_the_rename_and_one_behind_the_removal_lose_nothing(party, monkeypatch):
     crash(party, monkeypatch, Lease, "publishing", after=True)
     crash(party, monkeypatch, Session, "remove", after=True)

@@ -155,7 +155,7 @@ def test_a_refusal_that_the_ledger_could_not_be_told_is_no_reason_to_log_in_agai
             )
         other.close()
         days = [SnapshotDate.of(DAY - timedelta(days=ago)) for ago in (2, 1, 0)]
-        report = worker.run_days(clients, days, site, places=2, stop=stop)
+        report = worker.run_days(clients, days, site, catch_up_days=7, places=2, stop=stop)
     assert failed_logins(server) == before + 1
     assert {one.outcome.value for one in report.results.values()} == {"failed"}
 
@@ -286,7 +286,7 @@ def opened(deployment, *, stop, clock=wiring.utc_now, chance=0.999):
 
 def run_the_day(clients, site, stop):
     days = [SnapshotDate.of(DAY)]
-    return worker.run_days(clients, days, site, places=2, stop=stop)
+    return worker.run_days(clients, days, site, catch_up_days=7, places=2, stop=stop)
 
 
 def test_a_clock_that_is_set_back_holds_no_retry_up(deployment):

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from mxdeliver.edge.config import Configuration
     from mxdeliver.edge.ledger import Ledger
 
-_LEFT_ALONE = {DeliveryState.DELIVERED, DeliveryState.PARKED}
 _NOTHING_LEFT = "nothing would be sent; `mxdeliver status` shows what is delivered or parked"
 
 
@@ -49,7 +48,7 @@ def show_plan(
         if days is None:
             wanted = _due(configuration, chosen.clients, resources, ledger, now)
         else:
-            wanted = _asked_for(chosen.clients, days, ledger, now)
+            wanted = _asked_for(configuration, chosen.clients, days, resources, ledger, now)
     rows: list[dict[str, object]] = []
     statuses = {cli.EXIT_CONFIGURATION} if chosen.broken else set()
     for client in chosen.clients:
@@ -106,22 +105,38 @@ def _due(
 
 
 def _asked_for(
-    clients: Sequence[Client], days: Sequence[SnapshotDate], ledger: Ledger | None, now: datetime
+    configuration: Configuration,
+    clients: Sequence[Client],
+    days: Sequence[SnapshotDate],
+    resources: Mapping[str, Resource],
+    ledger: Ledger | None,
+    now: datetime,
 ) -> dict[str, list[SnapshotDate]]:
+    from mxdeliver.edge.ledger.planning import opens_by_change  # noqa: PLC0415 - as wiring
+
+    contexts = {} if ledger is None else wiring.contexts(configuration, clients, resources, ledger)
+
+    def is_tried(client: Client, day: SnapshotDate) -> bool:
+        delivery = None if ledger is None else ledger.latest(client.guid, day)
+        if delivery is not None and delivery.state is DeliveryState.PARKED:
+            return opens_by_change(
+                delivery,
+                client,
+                now=now,
+                context=contexts[client.guid],
+                catch_up_days=configuration.catch_up_days,
+            )
+        return delivery is None or delivery.state is not DeliveryState.DELIVERED
+
     wanted = {
         client.guid: [
             day
             for day in days
-            if calendar.is_closed(day, client.zone, now) and not _is_done(client, day, ledger)
+            if calendar.is_closed(day, client.zone, now) and is_tried(client, day)
         ]
         for client in clients
     }
     return {guid: chosen for guid, chosen in wanted.items() if chosen}
-
-
-def _is_done(client: Client, day: SnapshotDate, ledger: Ledger | None) -> bool:
-    delivery = None if ledger is None else ledger.latest(client.guid, day)
-    return delivery is not None and delivery.state in _LEFT_ALONE
 
 
 def _row(client: Client, day: SnapshotDate, fingerprint: str) -> dict[str, object]:

@@ -25,7 +25,7 @@ from mxdeliver.core.errors import (
     StopRequested,
 )
 from mxdeliver.core.log import counted
-from mxdeliver.core.model import Delivery, DeliveryState
+from mxdeliver.core.model import Client, Delivery, DeliveryState
 
 if TYPE_CHECKING:
     from mxdeliver.cli.wiring import Chosen
@@ -119,6 +119,7 @@ def run_chosen(
             stop=stop,
             log_stream=sys.stderr if as_json else None,
             observer=observer,
+            wanted=_closed_days(chosen, days or ()),
         ) as site,
     ):
         report, deliveries = carry_out(configuration, chosen, days, site, stop)
@@ -140,11 +141,20 @@ def _say_that_nothing_was_sent(deliveries: Sequence[Delivery]) -> None:
         click.echo(NOTHING_DUE, err=True)
 
 
+def _closed_days(chosen: Chosen, days: Sequence[SnapshotDate]) -> list[tuple[Client, SnapshotDate]]:
+    now = wiring.utc_now()
+    return [
+        (client, day)
+        for day in days
+        for client in chosen.clients
+        if calendar.is_closed(day, client.zone, now)
+    ]
+
+
 def _refuse_open_days(chosen: Chosen, days: Sequence[SnapshotDate]) -> None:
     """Refuse before anything is opened or created."""
-    now = wiring.utc_now()
     for day in days:
-        if not any(calendar.is_closed(day, client.zone, now) for client in chosen.clients):
+        if not _closed_days(chosen, [day]):
             raise DayNotClosed(f"{day} has not ended yet for any of the clients chosen")
 
 
@@ -182,7 +192,14 @@ def carry_out(
             renew=renew,
         )
     else:
-        report = worker.run_days(chosen.clients, days, site, places=places, stop=stop)
+        report = worker.run_days(
+            chosen.clients,
+            days,
+            site,
+            catch_up_days=configuration.catch_up_days,
+            places=places,
+            stop=stop,
+        )
     deliveries = [
         delivery
         for key in report.chosen

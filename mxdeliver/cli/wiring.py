@@ -20,6 +20,7 @@ from mxdeliver.core.errors import SchemaInvalid
 
 if TYPE_CHECKING:
     from mxdeliver.cli.progress import Observer
+    from mxdeliver.core.calendar import SnapshotDate
     from mxdeliver.core.model import Client, Resource
     from mxdeliver.edge.config import BrokenClient, Configuration
     from mxdeliver.edge.ledger import Ledger
@@ -145,16 +146,22 @@ def open_site(
     clock: Callable[[], datetime] = utc_now,
     log_stream: TextIO | None = None,
     observer: Observer | None = None,
+    wanted: Sequence[tuple[Client, SnapshotDate]] = (),
 ) -> Iterator[Site]:
     """Open everything that deliveries share.
 
-    `log_stream` is where a log of "-" goes; `observer` is told what is logged.
+    `log_stream` is where a log of "-" goes; `observer` is told what is logged. `wanted` are days that
+    a person names: the ledger has them before anything that takes its time, so that the next run
+    goes on with them where this one is killed.
     """
     from mxdeliver.edge.journal import Journal  # noqa: PLC0415 - see cli
-    from mxdeliver.site import Site  # noqa: PLC0415 - imports pyarrow and paramiko
 
     with ExitStack() as stack:
         ledger, spool = stack.enter_context(open_ledger(configuration, clock(), stop=stop.is_set))
+        if wanted:
+            ledger.ask_for(wanted, now=clock())
+        from mxdeliver.site import Site  # noqa: PLC0415 - imports pyarrow and paramiko
+
         spool.sweep()
         journal = stack.enter_context(
             Journal.open(

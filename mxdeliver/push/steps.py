@@ -316,10 +316,15 @@ class _Push:
     def _note_published(
         self, outcomes: Mapping[str, RenameOutcome], levels: Mapping[str, str]
     ) -> None:
-        """Tell the ledger, then the log, what the server has acknowledged."""
+        """Tell the log, then the ledger, what the server has acknowledged.
+
+        Killed in between, the next run says it again, as the whole delivery (`deliver`).
+        """
         files = [file for file in self._bundle.files if file.name in outcomes]
         if not files:
             return
+        for file in files:
+            self._log_published(file)
         facts = self._session.facts
         self._lease.published(
             {
@@ -334,8 +339,6 @@ class _Push:
                 for file in files
             }
         )
-        for file in files:
-            self._log_published(file)
 
     def _log_published(self, file: Artifact) -> None:
         fields: dict[str, object] = {

@@ -12,8 +12,7 @@ from mxdeliver.core.breaker import Breaker
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.errors import DayNotClosed
 from mxdeliver.core.model import Client, Delivery, DeliveryKey, DeliveryState
-from mxdeliver.edge.ledger.contexts import is_changed
-from mxdeliver.edge.ledger.planning import UNDELIVERED
+from mxdeliver.edge.ledger.planning import UNDELIVERED, opens_by_change
 from mxdeliver.site import Site
 from mxdeliver.worker.places import Again, Renew, Report, Run, Skipped
 
@@ -103,10 +102,14 @@ def run_days(
     days: Sequence[SnapshotDate],
     site: Site,
     *,
+    catch_up_days: int,
     places: int,
     stop: Event,
 ) -> Report:
-    """Deliver these days, however old, unless delivered or parked; DayNotClosed if none has ended."""
+    """Deliver these days, however old, unless delivered or parked; DayNotClosed if none has ended.
+
+    A parked day within the window is tried where a run without a date would, after a change.
+    """
     now = site.clock()
     chosen: list[DeliveryKey] = []
     started: list[DeliveryKey] = []
@@ -119,22 +122,26 @@ def run_days(
         for client in closed:
             delivery = site.ledger.ensure(client, day, now=now)
             chosen.append(delivery.key)
-            if (key := _start_by_hand(delivery, client, site, now)) is not None:
+            key = _start_by_hand(delivery, client, site, now, catch_up_days=catch_up_days)
+            if key is not None:
                 started.append(key)
     report = Run(clients, site, places=places, stop=stop).carry_out(started)
     return replace(_whole(report, site, chosen=chosen), skipped=tuple(skipped))
 
 
 def _start_by_hand(
-    delivery: Delivery, client: Client, site: Site, now: datetime
+    delivery: Delivery, client: Client, site: Site, now: datetime, *, catch_up_days: int
 ) -> DeliveryKey | None:
     """Apply the column `run --date` of the ledger's table of states; None where nothing is tried."""
     if delivery.state is DeliveryState.DELIVERED:
         return None
     if delivery.state is DeliveryState.PARKED:
         # as by any other run, once what it waits for has changed
-        changed = is_changed(delivery.fingerprint, site.context(client), delivery.error_code)
-        return delivery.key if changed else None
+        context = site.context(client)
+        opens = opens_by_change(
+            delivery, client, now=now, context=context, catch_up_days=catch_up_days
+        )
+        return delivery.key if opens else None
     if delivery.state is DeliveryState.RUNNING:
         return delivery.key
     return site.ledger.reopen(delivery.key, now=now, new_deadline=now + client.retry.deadline)

@@ -11,6 +11,7 @@ from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.errors import LeaseHeld, UsageError
 from mxdeliver.core.model import DeliveryState
 from mxdeliver.edge.ledger import FileStage, Ledger
+from mxdeliver.edge.ledger.requests import AT_ONCE
 from tests.support.evidence import EVIDENCE
 from tests.support.ledgers import NOON, TODAY, YESTERDAY, bundle, client, guid, key
 
@@ -57,6 +58,22 @@ def test_a_day_asked_for_gets_its_row_whatever_its_age(ledger):
     assert ledger.ensure(client(2), old, now=NOON).key == key(old, number=2)
     assert ledger.first_seen(guid(2)) == NOON
     assert [d.key for d in ledger.deliveries(day=old)] == [key(old), key(old, number=2)]
+
+
+def test_days_asked_for_get_their_rows_together_and_keep_the_ones_they_have(ledger):
+    old = SnapshotDate(2020, 2, 29)
+    made = ledger.ensure(client(), old, now=NOON)
+    wanted = [(client(), old), (client(), YESTERDAY), (client(2), old)]
+    ledger.ask_for(wanted, now=LATER)
+    assert [d.key for d in ledger.deliveries()] == [key(old), key(old, number=2), key()]
+    assert ledger.get(key(old)) == made
+    assert ledger.get(key(old, number=2)).changed_at == LATER
+
+
+def test_more_days_than_fit_one_commit_are_asked_for_just_the_same(ledger):
+    days = [SnapshotDate(2020, 1, 1).following(ahead) for ahead in range(AT_ONCE + 1)]
+    ledger.ask_for([(client(2), day) for day in days], now=NOON)
+    assert [d.key.snapshot_date for d in ledger.deliveries(client_guid=guid(2))] == days
 
 
 def test_resume_makes_parked_and_failed_days_due_with_a_fresh_deadline(ledger):

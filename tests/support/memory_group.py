@@ -5,7 +5,8 @@
         group.exhaust()        # the kernel kills that process
 
 Needs what containers mostly refuse: a control group of our own, in either version of the kernel's
-interface (https://docs.kernel.org/admin-guide/cgroup-v2.html, .../cgroup-v1/memory.html).
+interface (https://docs.kernel.org/admin-guide/cgroup-v2.html, .../cgroup-v1/memory.html). Whether
+there can be one tells `is_possible`.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ class MemoryGroup:
 
 
 @contextmanager
-def memory_group() -> Iterator[MemoryGroup | None]:
-    """Give a group of our own, or None where nobody may make one."""
+def memory_group() -> Iterator[MemoryGroup]:
+    """Give a group of our own; OSError where nobody may make one."""
     for folder, limit, usage in _PLACES:
         path = folder / f"mxdeliver-{uuid.uuid4().hex[:8]}"
         if not _is_made(path, limit):
@@ -73,7 +74,16 @@ def memory_group() -> Iterator[MemoryGroup | None]:
         finally:
             path.rmdir()
         return
-    yield None
+    raise OSError("nobody may make a memory control group here")
+
+
+def is_possible() -> bool:
+    """Tell whether a group can be made here, and a process can be in it."""
+    try:
+        with memory_group() as group:
+            return subprocess.run([*group.wrapper, "true"], check=False).returncode == 0
+    except OSError:
+        return False
 
 
 def _is_made(path: Path, limit: str) -> bool:

@@ -1,21 +1,22 @@
 """Sending alone: bundles that are sealed by hand, a real ledger and spool, and any test server.
 
-    sender = Sender(tmp_path, server, ledger)
-    sender.seal(key())
-    sender.push(key())
-    assert sender.received() == contents(key())
+    with ProgrammableServer(tmp_path) as server, a_sender(tmp_path, server) as sender:
+        sender.push()
+        assert sender.received() == contents(key())
 
 Nothing is built, so that a push takes a tenth of a second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import asyncssh
 import pytest
 
 from mxdeliver.core.model import DeliveryKey, Endpoint
@@ -133,6 +134,15 @@ class Sender:
         """Give the temporary names that lie there."""
         return sorted(path.name for path in self.directory.iterdir() if path.name.startswith("."))
 
+    def empty(self) -> None:
+        """Take everything away that lies there."""
+        for path in self.directory.iterdir():
+            path.unlink()
+
+    def half_written(self, delivery: DeliveryKey | None = None) -> list[tuple[str, bool]]:
+        """Give the final names that may hold a part of a file, and whether we made them."""
+        return [(one.name, one.created) for one in self.ledger.half_written(delivery or key())]
+
     def files(self, delivery: DeliveryKey | None = None) -> dict[str, FileState]:
         """Give what the ledger knows of each file."""
         return self.ledger.files(delivery or key())
@@ -165,3 +175,31 @@ class Sender:
 def names(delivery: DeliveryKey | None = None) -> list[str]:
     """Give the final names of a delivery, the manifest's last."""
     return list(contents(delivery or key()))
+
+
+@contextmanager
+def a_sender(folder: Path, server: ProgrammableServer) -> Iterator[Sender]:
+    """Give a sender whose ledger owes the day, and who has it sealed."""
+    with Ledger.open(folder, now=NOON) as ledger:
+        ledger.plan([client()], now=NOON, catch_up_days=7)
+        sender = Sender(folder, server, ledger)
+        sender.seal()
+        yield sender
+
+
+@contextmanager
+def server_without_renames(folder: Path) -> Iterator[ProgrammableServer]:
+    """Give a server that renames nothing."""
+    with ProgrammableServer(folder) as running:
+        running.hooks["rename"] = running.hooks["posix_rename"] = deny
+        yield running
+
+
+def final(path: bytes) -> str:
+    """Give the name at the end of a path that a hook of the server is told."""
+    return path.decode().rpartition("/")[2]
+
+
+def deny(*_: object) -> NoReturn:
+    """Refuse, as a hook of the server."""
+    raise asyncssh.SFTPPermissionDenied("no")

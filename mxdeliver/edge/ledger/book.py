@@ -301,6 +301,13 @@ class Ledger:
         with self._database.write() as connection:
             return rows.delivery_of(requests.ensure(connection, client, day, now=now))
 
+    def ask_for(self, wanted: Sequence[tuple[Client, SnapshotDate]], *, now: datetime) -> None:
+        """Make a row for each of these days that has none, many in one commit: as `ensure` does."""
+        for first in range(0, len(wanted), requests.AT_ONCE):
+            with self._database.write() as connection:
+                for client, day in wanted[first : first + requests.AT_ONCE]:
+                    requests.ensure(connection, client, day, now=now)
+
     def resume(
         self, *, client_guid: str, day: SnapshotDate | None, now: datetime
     ) -> list[DeliveryKey]:
@@ -354,14 +361,9 @@ class Ledger:
         LookupError without a `client` for a day that the ledger never had.
         """
         with self._locks.hold(client_guid, day), self._database.write() as connection:
+            who = requests.who()
             row = requests.adopt(
-                connection,
-                client_guid,
-                day,
-                client=client,
-                reason=reason,
-                now=now,
-                who=requests.who(),
+                connection, client_guid, day, client=client, reason=reason, now=now, who=who
             )
             return rows.delivery_of(row)
 

@@ -298,11 +298,30 @@ class Lease:
 
     def park(self, *, now: datetime, error_code: str, error: str) -> None:
         """Wait for a person or a change."""
-        self._stop(Outcome.PARKED, DeliveryState.PARKED, now, error_code, error)
+        with self._writing() as (connection, _):
+            state = DeliveryState.PARKED
+            self._end(
+                connection, Outcome.PARKED, now, state=state, error_code=error_code, error=error
+            )
 
-    def fail(self, *, now: datetime, error_code: str, error: str) -> None:
-        """Give up."""
-        self._stop(Outcome.FAILED, DeliveryState.FAILED, now, error_code, error)
+    def fail(self, *, now: datetime, error_code: str, error: str, met: str | None = None) -> None:
+        """Give up; the attempt keeps the code of the error that it `met`, where that is another.
+
+        That past its deadline a delivery fails as DEADLINE does not say what kept the seal from being
+        written down: the next attempt would take the bundle in the spool for one of which the ledger
+        knows nothing.
+        """
+        with self._writing() as (connection, _):
+            state = DeliveryState.FAILED
+            self._end(
+                connection,
+                Outcome.FAILED,
+                now,
+                state=state,
+                error_code=error_code,
+                error=error,
+                met=met,
+            )
 
     def stopped(self, *, now: datetime) -> None:
         """Go back to waiting, due at once, because the program was told to stop.
@@ -321,12 +340,6 @@ class Lease:
                 error=row.error,
             )
 
-    def _stop(
-        self, outcome: Outcome, state: DeliveryState, now: datetime, error_code: str, error: str
-    ) -> None:
-        with self._writing() as (connection, _):
-            self._end(connection, outcome, now, state=state, error_code=error_code, error=error)
-
     def _end(
         self,
         connection: Connection,
@@ -337,6 +350,7 @@ class Lease:
         not_before: datetime | None = None,
         error_code: str | None = None,
         error: str | None = None,
+        met: str | None = None,
         **others: object,
     ) -> None:
         connection.execute(
@@ -356,7 +370,7 @@ class Lease:
         connection.execute(
             update(attempts)
             .where(attempts.c.delivery_id == self._id, attempts.c.number == self.number)
-            .values(ended_at=now, outcome=outcome.value, error_code=error_code, error=error)
+            .values(ended_at=now, outcome=outcome.value, error_code=met or error_code, error=error)
         )
 
 

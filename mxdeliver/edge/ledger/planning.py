@@ -210,14 +210,33 @@ def _is_due(
 ) -> bool:
     if not is_closed(row.snapshot_date, client.zone, now):
         return False
-    changed = is_changed(row.fingerprint, context, row.error_code)
     if row.state == DeliveryState.RUNNING:
         return locks.is_free(row.client_guid, row.snapshot_date)
     if row.state == DeliveryState.PARKED:
-        return changed and (
-            catch_up_days is None or row.snapshot_date >= window_start(client, now, catch_up_days)
+        return opens_by_change(
+            delivery_of(row), client, now=now, context=context, catch_up_days=catch_up_days
         )
+    changed = is_changed(row.fingerprint, context, row.error_code)
     return changed or bool((row.not_before or row.due_at) <= now)
+
+
+def opens_by_change(
+    parked: Delivery,
+    client: Client,
+    *,
+    now: datetime,
+    context: str | None,
+    catch_up_days: int | None,
+) -> bool:
+    """Tell whether a run, of whatever kind, may try what is parked again: it waits for a change.
+
+    Only within the window, where one is given; an older day waits for a person.
+    """
+    if catch_up_days is not None and parked.key.snapshot_date < window_start(
+        client, now, catch_up_days
+    ):
+        return False
+    return is_changed(parked.fingerprint, context, parked.error_code)
 
 
 def owed_at_first_sight(

@@ -27,6 +27,8 @@ from mxdeliver.edge.ledger.rows import (
 )
 from mxdeliver.edge.ledger.tables import deliveries, files
 
+AT_ONCE = 500
+"""Days asked for that are written in one commit: half a second, for which other processes wait."""
 _LONGEST_REASON = 500
 _RESUMABLE = (DeliveryState.WAITING, DeliveryState.PARKED, DeliveryState.FAILED)
 
