@@ -15,6 +15,7 @@ from sqlalchemy import (
     Row,
     Select,
     and_,
+    bindparam,
     delete,
     exists,
     insert,
@@ -148,15 +149,34 @@ def _seconds(started: datetime | None, ended: datetime | None) -> float | None:
     return round((ended - started).total_seconds(), 3)
 
 
+# Statements that each delivery repeats many times are put together once.
+_BY_KEY = select(deliveries).where(
+    deliveries.c.client_guid == bindparam("client_guid"),
+    deliveries.c.snapshot_date == bindparam("snapshot_date"),
+    deliveries.c.revision == bindparam("revision"),
+)
+_BY_DAY = (
+    select(deliveries)
+    .where(
+        deliveries.c.client_guid == bindparam("client_guid"),
+        deliveries.c.snapshot_date == bindparam("snapshot_date"),
+    )
+    .order_by(deliveries.c.revision.desc())
+    .limit(1)
+)
+_FILES = (
+    select(files).where(files.c.delivery_id == bindparam("delivery_id")).order_by(files.c.place)
+)
+
+
 def find(connection: Connection, key: DeliveryKey) -> Row[Any] | None:
     """Give the delivery's row, or None."""
-    return connection.execute(
-        select(deliveries).where(
-            deliveries.c.client_guid == key.client_guid,
-            deliveries.c.snapshot_date == key.snapshot_date,
-            deliveries.c.revision == key.revision,
-        )
-    ).one_or_none()
+    values = {
+        "client_guid": key.client_guid,
+        "snapshot_date": key.snapshot_date,
+        "revision": key.revision,
+    }
+    return connection.execute(_BY_KEY, values).one_or_none()
 
 
 def require(connection: Connection, key: DeliveryKey) -> Row[Any]:
@@ -169,12 +189,8 @@ def require(connection: Connection, key: DeliveryKey) -> Row[Any]:
 
 def find_latest(connection: Connection, client_guid: str, day: SnapshotDate) -> Row[Any] | None:
     """Give the row of the day's latest revision, or None."""
-    return connection.execute(
-        select(deliveries)
-        .where(deliveries.c.client_guid == client_guid, deliveries.c.snapshot_date == day)
-        .order_by(deliveries.c.revision.desc())
-        .limit(1)
-    ).one_or_none()
+    values = {"client_guid": client_guid, "snapshot_date": day}
+    return connection.execute(_BY_DAY, values).one_or_none()
 
 
 def describe(key: DeliveryKey) -> str:
@@ -264,8 +280,9 @@ def left_behind(connection: Connection, client_guid: str, day: SnapshotDate) -> 
 
 def forget_temporaries(connection: Connection, row: Row[Any], names: Iterable[str]) -> None:
     """Drop temporary names of the day that are known to be gone from the server."""
-    for name in names:
-        connection.execute(delete(temporaries).where(_of_the_day(row), temporaries.c.name == name))
+    connection.execute(
+        delete(temporaries).where(_of_the_day(row), temporaries.c.name.in_(list(names)))
+    )
 
 
 def file_states(connection: Connection, delivery_id: int) -> dict[str, FileState]:
@@ -294,9 +311,7 @@ def file_states(connection: Connection, delivery_id: int) -> dict[str, FileState
 
 def file_rows(connection: Connection, delivery_id: int) -> Sequence[Row[Any]]:
     """Give the rows of the delivery's files in the order of sending."""
-    return connection.execute(
-        select(files).where(files.c.delivery_id == delivery_id).order_by(files.c.place)
-    ).all()
+    return connection.execute(_FILES, {"delivery_id": delivery_id}).all()
 
 
 def _evidence_of(row: Row[Any]) -> PublishEvidence | None:
