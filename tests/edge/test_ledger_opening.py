@@ -307,6 +307,19 @@ def test_a_transaction_that_failed_leaves_nothing_to_the_next(state):
         assert ledger.latest(guid(), THURSDAY) is not None
 
 
+def test_a_statement_that_failed_leaves_the_ledger_to_others_while_its_error_is_held(state):
+    query(
+        state,
+        "CREATE TRIGGER broken BEFORE INSERT ON deliveries BEGIN SELECT RAISE(ABORT, 'no'); END",
+    )
+    with Ledger.open(state, now=NOON, busy_timeout=0.05) as ledger:
+        with pytest.raises(Internal, match="refused a statement: no") as caught:
+            ledger.ensure(client(2), FRIDAY, now=NOON)
+        query(state, "DROP TRIGGER broken")
+        ledger.ensure(client(2), THURSDAY, now=NOON)
+    assert caught.value.__traceback__ is not None
+
+
 def test_a_clock_behind_the_last_entry_is_not_trusted(state):
     with Ledger.open(state, now=NOON - timedelta(hours=23)):
         pass

@@ -9,6 +9,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -63,6 +64,12 @@ class WaitingConnection(sqlite3.Connection):
     def commit(self) -> None:
         """Commit; a transaction that met a reader is still whole, and is tried again."""
         self.patiently(super().commit)
+
+    def close(self) -> None:
+        """Close; a statement that an error's traceback still holds does not keep a transaction open."""
+        with suppress(sqlite3.Error):
+            self.rollback()
+        super().close()
 
     def patiently(self, statement: Callable[[], _T]) -> _T:
         """Carry out a statement until nobody's lock is in its way, or the time is over."""
