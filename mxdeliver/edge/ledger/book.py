@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.model import Attempt, Bundle, Client, Delivery, DeliveryKey, DeliveryState
-from mxdeliver.edge.ledger import claims, direct, disk, planning, requests, rows, servers
+from mxdeliver.edge.ledger import claims, direct, disk, leftovers, planning, requests, rows, servers
 from mxdeliver.edge.ledger.database import Database, open_database, trust_clock
 from mxdeliver.edge.ledger.lease import Lease
 from mxdeliver.edge.ledger.locks import Locks
@@ -262,10 +262,10 @@ class Ledger:
             finally:
                 held.close()
 
-    def left_behind(self, client_guid: str, day: SnapshotDate) -> list[rows.LeftBehind]:
+    def left_behind(self, client_guid: str, day: SnapshotDate) -> list[leftovers.LeftBehind]:
         """Give what attempts of the day, of any revision and wherever, may have left in part."""
         with self._database.read() as connection:
-            return rows.left_behind(connection, client_guid, day)
+            return leftovers.left_behind(connection, client_guid, day)
 
     def temporaries(self, key: DeliveryKey) -> list[str]:
         """Give every temporary name handed out for the day, by any revision, that may still be there.
@@ -273,13 +273,13 @@ class Ledger:
         That is, on the server and in the directory that the delivery is bound to.
         """
         with self._database.read() as connection:
-            return rows.temporaries_of(connection, rows.require(connection, key))
+            return leftovers.temporaries_of(connection, rows.require(connection, key))
 
     def forget_temporaries(self, key: DeliveryKey, names: Iterable[str]) -> None:
         """Drop temporary names that are known to be gone from the client's server."""
         with self._database.write() as connection:
             row = rows.require(connection, key)
-            rows.forget_temporaries(connection, row, names)
+            leftovers.forget_temporaries(connection, row, names)
 
     def half_written(self, key: DeliveryKey) -> list[direct.HalfWritten]:
         """Give the final names of the day that may hold a part of a file, by any revision.

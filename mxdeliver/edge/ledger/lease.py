@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Row, Update, bindparam, delete, insert, select, update
 
 from mxdeliver.core.errors import (
     DeliveryInDoubt,
@@ -35,6 +36,22 @@ TEMPORARY_GONE = frozenset({"renamed", "swept"})
 """The outcomes of publishing after which the temporary name is known to be gone."""
 _MADE_NOW = frozenset({"renamed", "written"})
 _BY_ID = select(deliveries).where(deliveries.c.id == bindparam("id")).with_for_update()
+_FORGET = delete(temporaries).where(
+    temporaries.c.delivery_id == bindparam("delivery_id"),
+    temporaries.c.name.in_(bindparam("names", expanding=True)),
+)
+
+
+@cache
+def _moving(columns: frozenset[str]) -> Update:
+    """Give the statement that moves a file to a stage, with the values of these columns."""
+    return (
+        update(files)
+        .where(files.c.delivery_id == bindparam("_delivery_id"), files.c.name == bindparam("_name"))
+        .values(
+            state=bindparam("_state"), **{column: bindparam(f"_{column}") for column in columns}
+        )
+    )
 
 
 class Lease:
@@ -258,13 +275,11 @@ class Lease:
                 raise Internal(f"{name} is published already")
         if not values:
             return
-        columns = next(iter(values.values()))
+        common = {"_delivery_id": self._id, "_state": stage.value}
         connection.execute(
-            update(files)
-            .where(files.c.delivery_id == self._id, files.c.name == bindparam("_name"))
-            .values(state=stage.value, **{column: bindparam(f"_{column}") for column in columns}),
+            _moving(frozenset(next(iter(values.values())))),
             [
-                {"_name": name, **{f"_{column}": value for column, value in row.items()}}
+                {**common, "_name": name, **{f"_{column}": one for column, one in row.items()}}
                 for name, row in values.items()
             ],
         )
@@ -360,11 +375,7 @@ class Lease:
 
 def forget(connection: Connection, delivery_id: int, names: Iterable[str]) -> None:
     """Drop temporary names that are known to be gone from the server."""
-    connection.execute(
-        delete(temporaries).where(
-            temporaries.c.delivery_id == delivery_id, temporaries.c.name.in_(list(names))
-        )
-    )
+    connection.execute(_FORGET, {"delivery_id": delivery_id, "names": list(names)})
 
 
 def _manifest_is_last(before: Sequence[Row[Any]], evidence: Mapping[str, PublishEvidence]) -> None:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Row,
     Select,
     and_,
     bindparam,
-    delete,
     exists,
     insert,
     select,
-    true,
 )
 
 from mxdeliver.core.calendar import SnapshotDate
@@ -70,15 +67,6 @@ class FileState:
     evidence: PublishEvidence | None = None
     in_doubt: bool = False
     """It may have been published by a run that this ledger knows nothing of."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeftBehind:
-    """A file that may lie in part at a destination: under its `final` name or a temporary one."""
-
-    name: str
-    destination: str
-    final: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +152,11 @@ _BY_DAY = (
     .order_by(deliveries.c.revision.desc())
     .limit(1)
 )
+_TEMPORARIES = (
+    select(temporaries)
+    .where(temporaries.c.delivery_id == bindparam("delivery_id"))
+    .order_by(temporaries.c.id)
+)
 _FILES = (
     select(files).where(files.c.delivery_id == bindparam("delivery_id")).order_by(files.c.place)
 )
@@ -241,58 +234,10 @@ def write_down(
     )
 
 
-def of_the_day(row: Row[Any]) -> ColumnElement[bool]:
-    """Hold for deliveries of any revision of the row's day, at the same destination."""
-    return and_(
-        deliveries.c.client_guid == row.client_guid,
-        deliveries.c.snapshot_date == row.snapshot_date,
-        deliveries.c.destination == row.destination,
-    )
-
-
-def _of_the_day(row: Row[Any]) -> ColumnElement[bool]:
-    """Hold for temporary names of any revision of the row's day, at the same destination."""
-    return temporaries.c.delivery_id.in_(select(deliveries.c.id).where(of_the_day(row)))
-
-
-def temporaries_of(connection: Connection, row: Row[Any]) -> list[str]:
-    """Give the temporary names of the day that are not known to be gone."""
-    found = select(temporaries.c.name).where(_of_the_day(row)).order_by(temporaries.c.id)
-    return list(connection.scalars(found))
-
-
-def left_behind(connection: Connection, client_guid: str, day: SnapshotDate) -> list[LeftBehind]:
-    """Give what may lie in part of any revision of the day, final names first."""
-    of_day = and_(deliveries.c.client_guid == client_guid, deliveries.c.snapshot_date == day)
-    found = [
-        select(deliveries.c.destination, table.c.name)
-        .join(table, table.c.delivery_id == deliveries.c.id)
-        .where(of_day, condition)
-        .order_by(table.c.name)
-        for table, condition in ((files, files.c.direct.is_not(None)), (temporaries, true()))
-    ]
-    return [
-        LeftBehind(name=row.name, destination=row.destination or "", final=final)
-        for query, final in zip(found, (True, False), strict=True)
-        for row in connection.execute(query)
-    ]
-
-
-def forget_temporaries(connection: Connection, row: Row[Any], names: Iterable[str]) -> None:
-    """Drop temporary names of the day that are known to be gone from the server."""
-    connection.execute(
-        delete(temporaries).where(_of_the_day(row), temporaries.c.name.in_(list(names)))
-    )
-
-
 def file_states(connection: Connection, delivery_id: int) -> dict[str, FileState]:
     """Give the delivery's files in the order of sending, by name."""
     given: dict[str, list[str]] = {}
-    for row in connection.execute(
-        select(temporaries)
-        .where(temporaries.c.delivery_id == delivery_id)
-        .order_by(temporaries.c.id)
-    ):
+    for row in connection.execute(_TEMPORARIES, {"delivery_id": delivery_id}):
         given.setdefault(row.final_name, []).append(row.name)
     return {
         row.name: FileState(
