@@ -332,7 +332,7 @@ def test_a_ledger_locked_for_too_long_in_the_middle_is_a_retry_that_sends_nothin
                     lock()
                 return site.nonce()
 
-            key = ledger.ensure(client, day, now=site.clock()).key
+            key = ledger.ensure([client], day, now=site.clock())[0].key
             return deliver(key, client, replace(site, ledger=ledger, nonce=nonce))
 
     with pytest.raises(Exception, match=r"ledger\.db stayed locked"):

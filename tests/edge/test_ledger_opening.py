@@ -269,7 +269,7 @@ def test_a_commit_waits_for_a_reader(state):
         reader.execute("SELECT count(*) FROM deliveries").fetchall()
         leaves = threading.Timer(0.7, reader.rollback)
         leaves.start()
-        ledger.ensure(client(), YESTERDAY.following(-20), now=NOON)
+        ledger.ensure([client()], YESTERDAY.following(-20), now=NOON)
         leaves.join()
         assert ledger.latest(client().guid, YESTERDAY.following(-20)) is not None
 
@@ -277,11 +277,11 @@ def test_a_commit_waits_for_a_reader(state):
 def test_a_ledger_that_another_file_took_the_place_of_is_written_no_more(state):
     shutil.copy(state / "ledger.db", state / "restored.db")
     with Ledger.open(state, now=NOON) as ledger:
-        ledger.ensure(client(), FRIDAY, now=NOON)
+        ledger.ensure([client()], FRIDAY, now=NOON)
         (state / "ledger.db").rename(state / "before.db")
         (state / "restored.db").rename(state / "ledger.db")
         assert ledger.latest(guid(), FRIDAY) is None
-        ledger.ensure(client(), THURSDAY, now=NOON)
+        ledger.ensure([client()], THURSDAY, now=NOON)
     assert query(state, "SELECT count(*) FROM deliveries") == [(2,)]
     (state / "before.db").rename(state / "ledger.db")
     assert query(state, "SELECT count(*) FROM deliveries") == [(2,)]
@@ -289,10 +289,10 @@ def test_a_ledger_that_another_file_took_the_place_of_is_written_no_more(state):
 
 def test_a_ledger_that_was_removed_is_missing_and_nothing_takes_its_place(state):
     with Ledger.open(state, now=NOON) as ledger:
-        ledger.ensure(client(), FRIDAY, now=NOON)
+        ledger.ensure([client()], FRIDAY, now=NOON)
         (state / "ledger.db").unlink()
         with pytest.raises(LedgerMissing, match=r"ledger\.db was there and is gone"):
-            ledger.ensure(client(), THURSDAY, now=NOON)
+            ledger.ensure([client()], THURSDAY, now=NOON)
     assert not (state / "ledger.db").exists()
 
 
@@ -301,8 +301,8 @@ def test_a_transaction_that_failed_leaves_nothing_to_the_next(state):
         with closing(sqlite3.connect(state / "ledger.db", isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
             with pytest.raises(LedgerBusy):
-                ledger.ensure(client(), FRIDAY, now=NOON)
-        ledger.ensure(client(), THURSDAY, now=NOON)
+                ledger.ensure([client()], FRIDAY, now=NOON)
+        ledger.ensure([client()], THURSDAY, now=NOON)
         assert ledger.latest(guid(), FRIDAY) is None
         assert ledger.latest(guid(), THURSDAY) is not None
 
@@ -314,9 +314,9 @@ def test_a_statement_that_failed_leaves_the_ledger_to_others_while_its_error_is_
     )
     with Ledger.open(state, now=NOON, busy_timeout=0.05) as ledger:
         with pytest.raises(Internal, match="refused a statement: no") as caught:
-            ledger.ensure(client(2), FRIDAY, now=NOON)
+            ledger.ensure([client(2)], FRIDAY, now=NOON)
         query(state, "DROP TRIGGER broken")
-        ledger.ensure(client(2), THURSDAY, now=NOON)
+        ledger.ensure([client(2)], THURSDAY, now=NOON)
     assert caught.value.__traceback__ is not None
 
 
@@ -359,7 +359,7 @@ def test_a_time_without_a_zone_is_a_bug_in_the_caller(state):
         Ledger.open(state, now=NOON) as ledger,
         pytest.raises(Exception, match="points in time"),
     ):
-        ledger.ensure(client(2), YESTERDAY, now=NOON.replace(tzinfo=None))
+        ledger.ensure([client(2)], YESTERDAY, now=NOON.replace(tzinfo=None))
 
 
 def test_a_statement_that_the_database_refuses_is_a_bug(state):

@@ -296,10 +296,13 @@ class Ledger:
 
     # -- what people ask for ---------------------------------------------------------------------
 
-    def ensure(self, client: Client, day: SnapshotDate, *, now: datetime) -> Delivery:
-        """Give the day's latest revision for `run --date`, made where there is none."""
+    def ensure(
+        self, clients: Sequence[Client], day: SnapshotDate, *, now: datetime
+    ) -> list[Delivery]:
+        """Give the day's latest revision of each for `run --date`, made where there is none."""
         with self._database.write() as connection:
-            return rows.delivery_of(requests.ensure(connection, client, day, now=now))
+            found = [requests.ensure(connection, client, day, now=now) for client in clients]
+            return [rows.delivery_of(row) for row in found]
 
     def resume(
         self, *, client_guid: str, day: SnapshotDate | None, now: datetime
@@ -312,15 +315,16 @@ class Ledger:
         with self._database.write() as connection:
             return requests.resume(connection, client_guid, day, now=now, who=requests.who())
 
-    def reopen(self, key: DeliveryKey, *, now: datetime, new_deadline: datetime) -> DeliveryKey:
-        """Make a failed or waiting delivery due now for `run --date`; others stay as they are.
+    def reopen(
+        self, deadlines: Mapping[DeliveryKey, datetime], *, now: datetime
+    ) -> list[DeliveryKey]:
+        """Make failed and waiting deliveries due now for `run --date`, each with its new deadline.
 
-        Gives the key to deliver: the next revision's where the sealed files were dropped.
+        Others stay as they are. Gives the keys to deliver, in the same order: the next revision's
+        where the sealed files were dropped.
         """
         with self._database.write() as connection:
-            return requests.reopen(
-                connection, key, now=now, deadline=new_deadline, who=requests.who()
-            )
+            return requests.reopen(connection, deadlines, now=now, who=requests.who())
 
     def new_revision(self, client: Client, day: SnapshotDate, *, now: datetime) -> DeliveryKey:
         """Begin the day anew from the source; LeaseHeld while somebody is at it."""
