@@ -320,8 +320,7 @@ class Ledger:
     ) -> list[DeliveryKey]:
         """Make failed and waiting deliveries due now for `run --date`, each with its new deadline.
 
-        Others stay as they are. Gives the keys to deliver, in the same order: the next revision's
-        where the sealed files were dropped.
+        Others stay as they are. Gives the keys, the next revision's where sealed files were dropped.
         """
         with self._database.write() as connection:
             return requests.reopen(connection, deadlines, now=now, who=requests.who())
