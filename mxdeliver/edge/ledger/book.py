@@ -278,8 +278,7 @@ class Ledger:
     def forget_temporaries(self, key: DeliveryKey, names: Iterable[str]) -> None:
         """Drop temporary names that are known to be gone from the client's server."""
         with self._database.write() as connection:
-            row = rows.require(connection, key)
-            leftovers.forget_temporaries(connection, row, names)
+            leftovers.forget_temporaries(connection, rows.require(connection, key), names)
 
     def half_written(self, key: DeliveryKey) -> list[direct.HalfWritten]:
         """Give the final names of the day that may hold a part of a file, by any revision.
