@@ -56,8 +56,9 @@ def _opened(config: str, day: str) -> Iterator[tuple[Site, Client, DeliveryKey]]
     with wiring.open_site(
         configuration, resources=load_resources(), run_id="bench", stop=Event()
     ) as site:
-        key = site.ledger.ensure(client, SnapshotDate.fromisoformat(day), now=site.clock()).key
-        yield site, client, key
+        date = SnapshotDate.fromisoformat(day)
+        [delivery] = site.ledger.ensure([client], date, now=site.clock())
+        yield site, client, delivery.key
 
 
 def seal(config: str, day: str) -> None:

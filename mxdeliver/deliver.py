@@ -188,11 +188,11 @@ def needs_new_revision(key: DeliveryKey, client: Client, site: Site) -> bool:
         if site.spool.has(replace(key, revision=key.revision + 1)):
             return True
         bundle = _known_bundle(key, site)
+        if bundle is None:
+            return False
         certificate = binding.certificate(client, site.clock())
     except MxdeliverError:
         return False  # what is wrong is met again, and written down, by `deliver`
-    if bundle is None:
-        return False
     if set(bundle.key_fingerprints) == {k.fingerprint for k in certificate.encryption_keys}:
         return False
     untouched = {FileStage.SEALED, FileStage.UPLOADING}

@@ -60,8 +60,8 @@ def party(tmp_path, server):
 def attempt_with(party, **changes):
     """Make an attempt in which something of the site is otherwise: its clock, or its source."""
     with site_of(party) as (site, client):
-        key = site.ledger.ensure(client, DAY, now=site.clock()).key
-        site.ledger.reopen(key, now=site.clock(), new_deadline=site.clock() + client.retry.deadline)
+        key = site.ledger.ensure([client], DAY, now=site.clock())[0].key
+        site.ledger.reopen({key: site.clock() + client.retry.deadline}, now=site.clock())
         return deliver(key, client, replace(site, **changes))
 
 

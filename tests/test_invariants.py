@@ -104,7 +104,7 @@ def by_hand(folder):
         Watcher(folder, [folder / "client"]) as watcher,
     ):
         hand = Hand(folder, ledger, watcher)
-        ledger.ensure(client(), key().snapshot_date, now=NOON)
+        ledger.ensure([client()], key().snapshot_date, now=NOON)
         deadline = NOON + timedelta(hours=6)
         with ledger.claim(key(), now=NOON, context="c", deadline=deadline) as lease:
             hand.lease = lease

@@ -96,7 +96,7 @@ def attempt(deployment, *, observer=None, **changes):
         ) as site,
         Ledger.open(configuration.state_dir, now=datetime.now(UTC), busy_timeout=0.3) as ledger,
     ):
-        key = ledger.ensure(client, SnapshotDate.of(DAY), now=site.clock()).key
+        key = ledger.ensure([client], SnapshotDate.of(DAY), now=site.clock())[0].key
         return deliver(key, client, replace(site, ledger=ledger, **changes))
 
 

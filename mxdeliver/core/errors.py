@@ -678,6 +678,8 @@ def peer_text(text: str | bytes, limit: int = 200) -> str:
     """Make a peer's words harmless: printable characters only, the rest escaped, cut to `limit`."""
     if isinstance(text, bytes):
         text = text[: limit * 4].decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text[:limit]
     shown = "".join(
         character if character.isprintable() else ascii(character)[1:-1]
         for character in text[:limit]

@@ -112,6 +112,6 @@ def ahead(
 
 def _watched(future: Future[T], watch: Callable[[float], object]) -> T:
     started = time.monotonic()
-    while not wait([future], timeout=_LOOK_SECONDS).done:
+    while not future.done() and not wait([future], timeout=_LOOK_SECONDS).done:
         watch(time.monotonic() - started)
     return future.result()

@@ -119,29 +119,34 @@ def run_days(
         if clients and not closed:
             raise DayNotClosed(f"{day} has not ended yet for any of the clients chosen")
         skipped += [Skipped(client=one, day=day) for one in clients if one not in closed]
-        for client in closed:
-            delivery = site.ledger.ensure(client, day, now=now)
-            chosen.append(delivery.key)
-            key = _start_by_hand(delivery, client, site, now, catch_up_days=catch_up_days)
-            if key is not None:
-                started.append(key)
+        deliveries = site.ledger.ensure(closed, day, now=now)
+        chosen += [one.key for one in deliveries]
+        started += _start_by_hand(deliveries, closed, site, now, catch_up_days=catch_up_days)
     report = Run(clients, site, places=places, stop=stop).carry_out(started)
     return replace(_whole(report, site, chosen=chosen), skipped=tuple(skipped))
 
 
 def _start_by_hand(
-    delivery: Delivery, client: Client, site: Site, now: datetime, *, catch_up_days: int
-) -> DeliveryKey | None:
-    """Apply the column `run --date` of the ledger's table of states; None where nothing is tried."""
-    if delivery.state is DeliveryState.DELIVERED:
-        return None
-    if delivery.state is DeliveryState.PARKED:
-        # as by any other run, once what it waits for has changed
-        context = site.context(client)
-        opens = opens_by_change(
-            delivery, client, now=now, context=context, catch_up_days=catch_up_days
-        )
-        return delivery.key if opens else None
-    if delivery.state is DeliveryState.RUNNING:
-        return delivery.key
-    return site.ledger.reopen(delivery.key, now=now, new_deadline=now + client.retry.deadline)
+    deliveries: Sequence[Delivery],
+    clients: Sequence[Client],
+    site: Site,
+    now: datetime,
+    *,
+    catch_up_days: int,
+) -> list[DeliveryKey]:
+    """Apply the column `run --date` of the ledger's table of states; gives what is tried."""
+    started = []
+    deadlines = {}
+    for delivery, client in zip(deliveries, clients, strict=True):
+        if delivery.state is DeliveryState.PARKED:
+            # as by any other run, once what it waits for has changed
+            context = site.context(client)
+            if opens_by_change(
+                delivery, client, now=now, context=context, catch_up_days=catch_up_days
+            ):
+                started.append(delivery.key)
+        elif delivery.state is DeliveryState.RUNNING:
+            started.append(delivery.key)
+        elif delivery.state is not DeliveryState.DELIVERED:
+            deadlines[delivery.key] = now + client.retry.deadline
+    return started + site.ledger.reopen(deadlines, now=now)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.errors import (
     ClockInsane,
     ConfigInvalid,
@@ -32,6 +33,7 @@ from mxdeliver.edge.ledger.tables import SCHEMA_VERSION
 from tests.support.evidence import EVIDENCE
 from tests.support.ledgers import NOON, TODAY, YESTERDAY, bundle, client, guid, key
 
+THURSDAY, FRIDAY = SnapshotDate(2026, 3, 5), SnapshotDate(2026, 3, 6)
 FIRST_VERSION = Path(__file__).parents[1] / "support/ledger-version-1.sql"
 
 
@@ -267,9 +269,55 @@ def test_a_commit_waits_for_a_reader(state):
         reader.execute("SELECT count(*) FROM deliveries").fetchall()
         leaves = threading.Timer(0.7, reader.rollback)
         leaves.start()
-        ledger.ensure(client(), YESTERDAY.following(-20), now=NOON)
+        ledger.ensure([client()], YESTERDAY.following(-20), now=NOON)
         leaves.join()
         assert ledger.latest(client().guid, YESTERDAY.following(-20)) is not None
+
+
+def test_a_ledger_that_another_file_took_the_place_of_is_written_no_more(state):
+    shutil.copy(state / "ledger.db", state / "restored.db")
+    with Ledger.open(state, now=NOON) as ledger:
+        ledger.ensure([client()], FRIDAY, now=NOON)
+        (state / "ledger.db").rename(state / "before.db")
+        (state / "restored.db").rename(state / "ledger.db")
+        assert ledger.latest(guid(), FRIDAY) is None
+        ledger.ensure([client()], THURSDAY, now=NOON)
+    assert query(state, "SELECT count(*) FROM deliveries") == [(2,)]
+    (state / "before.db").rename(state / "ledger.db")
+    assert query(state, "SELECT count(*) FROM deliveries") == [(2,)]
+
+
+def test_a_ledger_that_was_removed_is_missing_and_nothing_takes_its_place(state):
+    with Ledger.open(state, now=NOON) as ledger:
+        ledger.ensure([client()], FRIDAY, now=NOON)
+        (state / "ledger.db").unlink()
+        with pytest.raises(LedgerMissing, match=r"ledger\.db was there and is gone"):
+            ledger.ensure([client()], THURSDAY, now=NOON)
+    assert not (state / "ledger.db").exists()
+
+
+def test_a_transaction_that_failed_leaves_nothing_to_the_next(state):
+    with Ledger.open(state, now=NOON, busy_timeout=0.05) as ledger:
+        with closing(sqlite3.connect(state / "ledger.db", isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            with pytest.raises(LedgerBusy):
+                ledger.ensure([client()], FRIDAY, now=NOON)
+        ledger.ensure([client()], THURSDAY, now=NOON)
+        assert ledger.latest(guid(), FRIDAY) is None
+        assert ledger.latest(guid(), THURSDAY) is not None
+
+
+def test_a_statement_that_failed_leaves_the_ledger_to_others_while_its_error_is_held(state):
+    query(
+        state,
+        "CREATE TRIGGER broken BEFORE INSERT ON deliveries BEGIN SELECT RAISE(ABORT, 'no'); END",
+    )
+    with Ledger.open(state, now=NOON, busy_timeout=0.05) as ledger:
+        with pytest.raises(Internal, match="refused a statement: no") as caught:
+            ledger.ensure([client(2)], FRIDAY, now=NOON)
+        query(state, "DROP TRIGGER broken")
+        ledger.ensure([client(2)], THURSDAY, now=NOON)
+    assert caught.value.__traceback__ is not None
 
 
 def test_a_clock_behind_the_last_entry_is_not_trusted(state):
@@ -311,7 +359,7 @@ def test_a_time_without_a_zone_is_a_bug_in_the_caller(state):
         Ledger.open(state, now=NOON) as ledger,
         pytest.raises(Exception, match="points in time"),
     ):
-        ledger.ensure(client(2), YESTERDAY, now=NOON.replace(tzinfo=None))
+        ledger.ensure([client(2)], YESTERDAY, now=NOON.replace(tzinfo=None))
 
 
 def test_a_statement_that_the_database_refuses_is_a_bug(state):
@@ -442,8 +490,8 @@ def test_a_disk_without_room_for_another_file_is_said_to_be_full(small_disk):
 
 
 def test_a_disk_that_became_read_only_is_an_error_of_the_disk(small_disk):
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     with Ledger.open(small_disk, now=NOON) as ledger:
-        subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
         assert ledger.deliveries() == []
         with pytest.raises(SpoolIO):
             ledger.plan([client()], now=NOON, catch_up_days=7)

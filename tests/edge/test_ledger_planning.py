@@ -109,7 +109,7 @@ def test_a_parked_day_that_leaves_the_window_fails_and_keeps_its_last_error(ledg
 
 def test_what_a_person_asked_for_does_not_fail_by_its_age(ledger):
     old = SnapshotDate(2026, 1, 2)
-    ledger.ensure(client(), old, now=NOON)
+    ledger.ensure([client()], old, now=NOON)
     ledger.plan([client()], now=NOON, catch_up_days=WEEK)
     late = NOON + timedelta(days=7)
     assert ledger.plan([client()], now=late, catch_up_days=WEEK) == [key()]

@@ -52,17 +52,17 @@ def deliver(ledger, delivery=None):
 
 def test_a_day_asked_for_gets_its_row_whatever_its_age(ledger):
     old = SnapshotDate(2020, 2, 29)
-    made = ledger.ensure(client(), old, now=NOON)
+    [made] = ledger.ensure([client()], old, now=NOON)
     assert (made.key, made.state) == (key(old), DeliveryState.WAITING)
-    assert ledger.ensure(client(), old, now=LATER) == made
-    assert ledger.ensure(client(2), old, now=NOON).key == key(old, number=2)
+    assert ledger.ensure([client()], old, now=LATER) == [made]
+    assert [one.key for one in ledger.ensure([client(2)], old, now=NOON)] == [key(old, number=2)]
     assert ledger.first_seen(guid(2)) == NOON
     assert [d.key for d in ledger.deliveries(day=old)] == [key(old), key(old, number=2)]
 
 
 def test_days_asked_for_get_their_rows_together_and_keep_the_ones_they_have(ledger):
     old = SnapshotDate(2020, 2, 29)
-    made = ledger.ensure(client(), old, now=NOON)
+    [made] = ledger.ensure([client()], old, now=NOON)
     wanted = [(client(), old), (client(), YESTERDAY), (client(2), old)]
     ledger.ask_for(wanted, now=LATER)
     assert [d.key for d in ledger.deliveries()] == [key(old), key(old, number=2), key()]
@@ -77,7 +77,7 @@ def test_more_days_than_fit_one_commit_are_asked_for_just_the_same(ledger):
 
 
 def test_resume_makes_parked_and_failed_days_due_with_a_fresh_deadline(ledger):
-    ledger.ensure(client(), TODAY.following(-2), now=NOON)
+    ledger.ensure([client()], TODAY.following(-2), now=NOON)
     park(ledger)
     fail(ledger, key(TODAY.following(-2)))
     assert ledger.resume(client_guid=guid(), day=None, now=LATER) == [
@@ -93,7 +93,7 @@ def test_resume_makes_parked_and_failed_days_due_with_a_fresh_deadline(ledger):
 
 
 def test_resume_of_one_day_leaves_the_others(ledger):
-    ledger.ensure(client(), TODAY.following(-2), now=NOON)
+    ledger.ensure([client()], TODAY.following(-2), now=NOON)
     park(ledger)
     park(ledger, key(TODAY.following(-2)))
     assert ledger.resume(client_guid=guid(), day=YESTERDAY, now=LATER) == [key()]
@@ -128,7 +128,7 @@ def test_resume_touches_neither_running_nor_delivered_ones(ledger):
 def test_a_failed_day_asked_for_by_its_date_gets_a_new_deadline(ledger):
     fail(ledger)
     new_deadline = LATER + timedelta(hours=6)
-    assert ledger.reopen(key(), now=LATER, new_deadline=new_deadline) == key()
+    assert ledger.reopen({key(): new_deadline}, now=LATER) == [key()]
     delivery = ledger.get(key())
     assert (delivery.state, delivery.deadline) == (DeliveryState.WAITING, new_deadline)
     with claim(ledger):
@@ -145,7 +145,7 @@ def test_only_failed_and_waiting_days_are_started_again_by_their_date(ledger, st
         with claim(ledger):
             pass
     before = ledger.get(key())
-    assert ledger.reopen(key(), now=LATER, new_deadline=DEADLINE) == key()
+    assert ledger.reopen({key(): DEADLINE}, now=LATER) == [key()]
     assert ledger.get(key()) == before
     assert before.state == state
 
@@ -228,7 +228,7 @@ def test_a_user_without_a_name_is_written_down_by_number(ledger, monkeypatch):
 def test_only_what_is_over_for_long_enough_may_be_dropped(ledger):
     late = NOON + timedelta(days=8)
     for number in (2, 3, 4, 5, 6):
-        ledger.ensure(client(number), YESTERDAY, now=NOON)
+        ledger.ensure([client(number)], YESTERDAY, now=NOON)
     deliver(ledger, key(number=2))
     fail(ledger, key(number=3), sealed=True)
     fail(ledger, key(number=4))  # nothing was sealed, so nothing lies in the spool
@@ -249,7 +249,7 @@ def test_only_what_is_over_for_long_enough_may_be_dropped(ledger):
 def test_pruning_drops_what_is_over_and_nothing_that_was_resumed_meanwhile(ledger):
     late = NOON + timedelta(days=8)
     for number in (2, 3):
-        ledger.ensure(client(number), YESTERDAY, now=NOON)
+        ledger.ensure([client(number)], YESTERDAY, now=NOON)
         fail(ledger, key(number=number), sealed=True)
     dropped = []
 
@@ -280,7 +280,7 @@ def test_a_failed_day_whose_files_were_dropped_comes_back_as_its_next_revision(l
     assert ledger.resume(client_guid=guid(), day=YESTERDAY, now=LATER) == [key(revision=2)]
     fail(ledger, key(revision=2), sealed=True)
     ledger.pruned(key(revision=2), now=LATER)
-    again = ledger.reopen(key(revision=2), now=LATER, new_deadline=DEADLINE)
+    [again] = ledger.reopen({key(revision=2): DEADLINE}, now=LATER)
     assert again == key(revision=3)
     assert ledger.get(again).not_before == LATER
 

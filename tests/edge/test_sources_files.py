@@ -309,6 +309,78 @@ def test_a_writer_cannot_change_a_database_that_is_being_read(tmp_path):
     assert "lock" in writer.stderr
 
 
+def test_between_snapshots_the_database_belongs_to_its_writer_and_the_next_one_sees_the_change(
+    tmp_path,
+):
+    path = users(tmp_path, f"('u1', '{CLIENT}', {START}, null, null)")
+    script = (
+        "import duckdb, sys\n"
+        "with duckdb.connect(sys.argv[1]) as connection: connection.execute(sys.argv[2])\n"
+    )
+    origin = source(tmp_path, views={"members": "users"}, database="warehouse.duckdb")
+    for name in ("new", "newer", "newest"):
+        assert read(origin, wanted=resource("members"))[0]["name"] != name
+        change = f"update users set name = '{name}'"
+        subprocess.run([sys.executable, "-c", script, str(path), change], check=True)
+        assert read(origin) == [{"guid": "u1", "name": name}]
+
+
+def test_a_database_in_place_of_another_one_is_read_by_the_next_snapshot(tmp_path):
+    users(tmp_path, f"('u1', '{CLIENT}', {START}, null, null)")
+    (tmp_path / "other").mkdir()
+    other = users(tmp_path / "other", f"('u2', '{CLIENT}', {START}, null, null)")
+    origin = source(tmp_path)
+
+    assert [row["guid"] for row in read(origin)] == ["u1"]
+    other.replace(tmp_path / "warehouse.duckdb")
+    assert [row["guid"] for row in read(origin)] == ["u2"]
+    (tmp_path / "warehouse.duckdb").write_bytes(b"this is no database" * 1000)
+    with pytest.raises(SourceUnavailable):
+        read(origin)
+    (tmp_path / "warehouse.duckdb").unlink()
+    users(tmp_path, f"('u3', '{CLIENT}', {START}, null, null)")
+    assert [row["guid"] for row in read(origin)] == ["u3"]
+
+
+@pytest.mark.parametrize("database", ["linked.duckdb", "folder/../warehouse.duckdb", "it's.duckdb"])
+def test_a_database_under_another_name_is_read_again_and_again(tmp_path, database):
+    path = users(tmp_path, f"('u1', '{CLIENT}', {START}, null, null)")
+    (tmp_path / "folder").mkdir()
+    if not (tmp_path / database).exists():
+        (tmp_path / database).symlink_to(path)
+    origin = source(tmp_path, database=database)
+    for _ in range(3):
+        assert read(origin) == [{"guid": "u1", "name": "name of u1"}]
+
+
+def test_a_link_that_names_another_database_by_the_next_snapshot_is_followed(tmp_path):
+    users(tmp_path, f"('u1', '{CLIENT}', {START}, null, null)")
+    (tmp_path / "other").mkdir()
+    users(tmp_path / "other", f"('u2', '{CLIENT}', {START}, null, null)")
+    link = tmp_path / "today.duckdb"
+    origin = source(tmp_path, database="today.duckdb")
+    for place, guid in 2 * (("warehouse.duckdb", "u1"), ("other/warehouse.duckdb", "u2")):
+        link.unlink(missing_ok=True)
+        link.symlink_to(tmp_path / place)
+        assert [row["guid"] for row in read(origin)] == [guid]
+
+
+def test_what_a_writer_left_in_its_log_is_read_again_and_again(tmp_path):
+    path = users(tmp_path)
+    script = (
+        "import duckdb, os, sys\n"
+        "connection = duckdb.connect(sys.argv[1])\n"
+        "connection.execute(sys.argv[2])\n"
+        "os._exit(0)\n"
+    )
+    row = f"insert into users values ('u1', 'new', '{CLIENT}', {START}, null, null)"
+    subprocess.run([sys.executable, "-c", script, str(path), row], check=True)
+    assert path.with_name("warehouse.duckdb.wal").exists()
+    origin = source(tmp_path)
+    for _ in range(3):
+        assert read(origin) == [{"guid": "u1", "name": "new"}]
+
+
 def damage(path):
     content = bytearray(path.read_bytes())
     content[12_288:12_388] = bytes(100)

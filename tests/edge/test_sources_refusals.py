@@ -377,6 +377,33 @@ def test_duckdb_neither_spills_nor_extends_itself_nor_sees_python(tmp_path):
     }
 
 
+def test_what_a_snapshot_may_do_is_the_same_for_the_next_one(tmp_path):
+    users(tmp_path, f"('u1', '{CLIENT}', {START}, null, null)")
+    (tmp_path / "planted.csv").write_text("guid\nplanted\n")
+    origin = source(tmp_path)
+
+    for _ in range(3):
+        with origin.snapshot() as snapshot:
+            execute = snapshot._connection.execute
+            zone, buffered = execute(
+                "select current_setting('TimeZone'), current_setting('streaming_buffer_size')"
+            ).fetchall()[0]
+            assert (zone, buffered) == ("UTC", "976.5 KiB")
+            assert execute("select count(*) from duckdb_temporary_files()").fetchall() == [(0,)]
+            for statement in (
+                f"select * from read_csv('{tmp_path}/planted.csv')",
+                f"attach '{tmp_path}/planted.duckdb' as planted",
+                "set enable_external_access = true",
+                "set lock_configuration = false",
+                "insert into users (guid) values ('u2')",
+            ):
+                with pytest.raises(duckdb.Error):
+                    execute(statement)
+                execute("rollback")
+                execute("begin transaction read only")
+            assert guids(snapshot) == ["u1"]
+
+
 def test_the_database_is_attached_read_only(tmp_path):
     users(tmp_path)
 

@@ -76,8 +76,8 @@ def site_of(party: DayParty) -> Iterator[tuple[Site, Client]]:
 def attempt(party: DayParty) -> Result:
     """Make one attempt of the day's latest revision, or of the next one where that is needed."""
     with site_of(party) as (site, client):
-        key = site.ledger.ensure(client, DAY, now=site.clock()).key
-        site.ledger.reopen(key, now=site.clock(), new_deadline=site.clock() + client.retry.deadline)
+        key = site.ledger.ensure([client], DAY, now=site.clock())[0].key
+        site.ledger.reopen({key: site.clock() + client.retry.deadline}, now=site.clock())
         if needs_new_revision(key, client, site):
             key = site.ledger.new_revision(client, DAY, now=site.clock())
         result = deliver(key, client, site)

@@ -28,7 +28,7 @@ claim; each write of a lease first makes sure that the token is still its own. N
 written before it has happened, except intentions: temporary names and names about to be renamed.
 
 Reading order: `tables`, `waiting` (for the locks of others), `database` (opening, dialects, errors),
-`locks`, `rows`, `planning`,
+`locks`, `rows`, `leftovers` (what attempts may have left in part), `planning`,
 `servers` (what each client's server allows), `direct` (files written under their final names),
 `lease`, `claims` (how a lease begins), `requests` (what people ask for), `book` (the ledger itself),
 `damage` (whether it is whole), `rebuilding` (a lost one).
@@ -38,12 +38,12 @@ from mxdeliver.edge.ledger.book import Ledger
 from mxdeliver.edge.ledger.direct import HalfWritten
 from mxdeliver.edge.ledger.disk import require_place
 from mxdeliver.edge.ledger.lease import Lease
+from mxdeliver.edge.ledger.leftovers import LeftBehind
 from mxdeliver.edge.ledger.rebuilding import Rebuilt, rebuild
 from mxdeliver.edge.ledger.rows import (
     FileStage,
     FileState,
     HistoryEntry,
-    LeftBehind,
     PublishEvidence,
 )
 from mxdeliver.edge.ledger.servers import Publishing, ServerProfile

@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.model import Attempt, Bundle, Client, Delivery, DeliveryKey, DeliveryState
-from mxdeliver.edge.ledger import claims, direct, disk, planning, requests, rows, servers
+from mxdeliver.edge.ledger import claims, direct, disk, leftovers, planning, requests, rows, servers
 from mxdeliver.edge.ledger.database import Database, open_database, trust_clock
 from mxdeliver.edge.ledger.lease import Lease
 from mxdeliver.edge.ledger.locks import Locks
@@ -262,10 +262,10 @@ class Ledger:
             finally:
                 held.close()
 
-    def left_behind(self, client_guid: str, day: SnapshotDate) -> list[rows.LeftBehind]:
+    def left_behind(self, client_guid: str, day: SnapshotDate) -> list[leftovers.LeftBehind]:
         """Give what attempts of the day, of any revision and wherever, may have left in part."""
         with self._database.read() as connection:
-            return rows.left_behind(connection, client_guid, day)
+            return leftovers.left_behind(connection, client_guid, day)
 
     def temporaries(self, key: DeliveryKey) -> list[str]:
         """Give every temporary name handed out for the day, by any revision, that may still be there.
@@ -273,13 +273,12 @@ class Ledger:
         That is, on the server and in the directory that the delivery is bound to.
         """
         with self._database.read() as connection:
-            return rows.temporaries_of(connection, rows.require(connection, key))
+            return leftovers.temporaries_of(connection, rows.require(connection, key))
 
     def forget_temporaries(self, key: DeliveryKey, names: Iterable[str]) -> None:
         """Drop temporary names that are known to be gone from the client's server."""
         with self._database.write() as connection:
-            row = rows.require(connection, key)
-            rows.forget_temporaries(connection, row, names)
+            leftovers.forget_temporaries(connection, rows.require(connection, key), names)
 
     def half_written(self, key: DeliveryKey) -> list[direct.HalfWritten]:
         """Give the final names of the day that may hold a part of a file, by any revision.
@@ -296,10 +295,13 @@ class Ledger:
 
     # -- what people ask for ---------------------------------------------------------------------
 
-    def ensure(self, client: Client, day: SnapshotDate, *, now: datetime) -> Delivery:
-        """Give the day's latest revision for `run --date`, made where there is none."""
+    def ensure(
+        self, clients: Sequence[Client], day: SnapshotDate, *, now: datetime
+    ) -> list[Delivery]:
+        """Give the day's latest revision of each for `run --date`, made where there is none."""
         with self._database.write() as connection:
-            return rows.delivery_of(requests.ensure(connection, client, day, now=now))
+            found = [requests.ensure(connection, client, day, now=now) for client in clients]
+            return [rows.delivery_of(row) for row in found]
 
     def ask_for(self, wanted: Sequence[tuple[Client, SnapshotDate]], *, now: datetime) -> None:
         """Make a row for each of these days that has none, many in one commit: as `ensure` does."""
@@ -319,15 +321,15 @@ class Ledger:
         with self._database.write() as connection:
             return requests.resume(connection, client_guid, day, now=now, who=requests.who())
 
-    def reopen(self, key: DeliveryKey, *, now: datetime, new_deadline: datetime) -> DeliveryKey:
-        """Make a failed or waiting delivery due now for `run --date`; others stay as they are.
+    def reopen(
+        self, deadlines: Mapping[DeliveryKey, datetime], *, now: datetime
+    ) -> list[DeliveryKey]:
+        """Make failed and waiting deliveries due now for `run --date`, each with its new deadline.
 
-        Gives the key to deliver: the next revision's where the sealed files were dropped.
+        Others stay as they are. Gives the keys, the next revision's where sealed files were dropped.
         """
         with self._database.write() as connection:
-            return requests.reopen(
-                connection, key, now=now, deadline=new_deadline, who=requests.who()
-            )
+            return requests.reopen(connection, deadlines, now=now, who=requests.who())
 
     def new_revision(self, client: Client, day: SnapshotDate, *, now: datetime) -> DeliveryKey:
         """Begin the day anew from the source; LeaseHeld while somebody is at it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, exists, insert, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, exists, insert, or_, select, update
 
 from mxdeliver.core.errors import LeaseHeld
 from mxdeliver.core.model import DeliveryKey, DeliveryState
@@ -16,6 +16,17 @@ from mxdeliver.edge.ledger.rows import describe, find_latest, require
 from mxdeliver.edge.ledger.tables import attempts, deliveries
 
 _WHERE_A_SEAL_IS_LOST = ("SPOOL_", "LEDGER_", "INTERNAL")
+_UNSAID = or_(
+    attempts.c.ended_at.is_(None),
+    *(attempts.c.error_code.startswith(code, autoescape=True) for code in _WHERE_A_SEAL_IS_LOST),
+)
+_MAY_HAVE_SEALED = select(
+    exists().where(
+        attempts.c.delivery_id == bindparam("delivery_id"),
+        attempts.c.number < bindparam("before"),
+        _UNSAID,
+    )
+)
 
 
 def take(
@@ -70,17 +81,4 @@ def may_have_sealed(connection: Connection, row: Row[Any], before: int) -> bool:
     That is one that died, and one that ended at the disk, the ledger or a bug, or was stopped while
     the ledger was locked. Any other would have said so before it met its error.
     """
-    unsaid = or_(
-        attempts.c.ended_at.is_(None),
-        *(
-            attempts.c.error_code.startswith(code, autoescape=True)
-            for code in _WHERE_A_SEAL_IS_LOST
-        ),
-    )
-    return bool(
-        connection.scalar(
-            select(
-                exists().where(attempts.c.delivery_id == row.id, attempts.c.number < before, unsaid)
-            )
-        )
-    )
+    return bool(connection.scalar(_MAY_HAVE_SEALED, {"delivery_id": row.id, "before": before}))

@@ -14,9 +14,9 @@ from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy import Connection, create_engine, event, func, select
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, func, select
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.pool import QueuePool
 
 from mxdeliver.core.errors import (
     ClockInsane,
@@ -33,17 +33,23 @@ from mxdeliver.core.errors import (
 )
 from mxdeliver.edge.ledger import disk
 from mxdeliver.edge.ledger.tables import SCHEMA_VERSION, clients, deliveries, history, metadata
-from mxdeliver.edge.ledger.waiting import BUSY, WaitingConnection
+from mxdeliver.edge.ledger.waiting import BUSY, WaitingConnection, file_at
 
 CLOCK_TOLERANCE = timedelta(days=1)
 _BEGIN = "ledger_begin"
+_KEPT = 8
+"""Connections that stay open between transactions; one more is closed behind its transaction."""
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _NO_TEXT = "Could not decode to UTF-8"  # by Python's module, which gives it no code
 _DISK = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 
 
 class Database:
-    """A SQLite file; each transaction has a connection of its own, so that threads may share it."""
+    """A SQLite file; each transaction has a connection to itself, so that threads may share it.
+
+    Opening one costs as much as many statements, so it is kept for the next transaction: not behind
+    an error, and not where the path names another file by now than the one that it has open.
+    """
 
     def __init__(
         self, path: Path, *, busy_timeout: float, stop: Callable[[], bool] = lambda: False
@@ -51,10 +57,23 @@ class Database:
         self.path = path
         self._busy_timeout = busy_timeout
         self._stop = stop
-        self._engine = create_engine("sqlite://", creator=self._connect, poolclass=NullPool)
+        self._engine = create_engine(
+            "sqlite://",
+            creator=self._connect,
+            poolclass=QueuePool,
+            pool_size=_KEPT,
+            max_overflow=-1,
+            pool_use_lifo=True,
+        )
         event.listen(self._engine, "begin", _begin)
+        event.listen(self._engine, "handle_error", _drop_connection)
+        event.listen(self._engine, "checkout", self._require_same_file)
+        self._readers = self._engine.execution_options(**{_BEGIN: "BEGIN"})
+        self._writers = self._engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
 
     def _connect(self) -> sqlite3.Connection:
+        if not self.path.exists():  # SQLite would make an empty one
+            raise LedgerMissing(f"{self.path} was there and is gone")
         connection = WaitingConnection(self.path, seconds=self._busy_timeout, stop=self._stop)
         # EXTRA also syncs the directory after the journal is unlinked: a commit survives a power
         # cut. Per connection: https://www.sqlite.org/pragma.html#pragma_synchronous.
@@ -66,24 +85,27 @@ class Database:
             raise
         return connection
 
+    def _require_same_file(self, connection: WaitingConnection, *_: object) -> None:
+        """Have a connection to a file that was moved or removed replaced by a new one."""
+        if connection.file != file_at(self.path):
+            raise DisconnectionError(f"{self.path} is another file now")
+
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Read from one state of the ledger."""
-        with self._transaction("BEGIN") as connection:
+        with self._transaction(self._readers) as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """Write all or nothing, durably; no other writer from the first statement on."""
-        with self._transaction("BEGIN IMMEDIATE") as connection:
+        with self._transaction(self._writers) as connection:
             yield connection
 
     @contextmanager
-    def _transaction(self, begin: str) -> Iterator[Connection]:
-        with self.mapped():
-            engine = self._engine.execution_options(**{_BEGIN: begin})
-            with engine.begin() as connection:
-                yield connection
+    def _transaction(self, engine: Engine) -> Iterator[Connection]:
+        with self.mapped(), engine.begin() as connection:
+            yield connection
 
     @contextmanager
     def mapped(self) -> Iterator[None]:
@@ -248,6 +270,12 @@ def _create_private(path: Path) -> None:
 
 def _begin(connection: Connection) -> None:
     connection.exec_driver_sql(connection.get_execution_options()[_BEGIN])
+
+
+def _drop_connection(context: ExceptionContext) -> None:
+    """Keep no connection behind an error of the database, and all others."""
+    context.is_disconnect = True
+    context.invalidate_pool_on_disconnect = False
 
 
 def _version(connection: sqlite3.Connection) -> int:

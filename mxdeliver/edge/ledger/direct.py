@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, bindparam, select, update
 
 from mxdeliver.core.model import DeliveryKey
-from mxdeliver.edge.ledger.rows import key_of, of_the_day
+from mxdeliver.edge.ledger.leftovers import IS_OF_DAY, day_of
+from mxdeliver.edge.ledger.rows import key_of
 from mxdeliver.edge.ledger.tables import deliveries, files
 
 
@@ -34,17 +35,27 @@ class HalfWritten:
     created: bool
 
 
+_HALF_WRITTEN = (
+    select(deliveries, files.c.name, files.c.direct)
+    .join(files, files.c.delivery_id == deliveries.c.id)
+    .where(IS_OF_DAY, files.c.direct.is_not(None))
+    .order_by(deliveries.c.revision, files.c.place)
+)
+_FORGET = (
+    update(files)
+    .where(
+        files.c.delivery_id.in_(select(deliveries.c.id).where(IS_OF_DAY)),
+        files.c.name.in_(bindparam("names", expanding=True)),
+    )
+    .values(direct=None)
+)
+
+
 def half_written(connection: Connection, row: Row[Any]) -> list[HalfWritten]:
     """Give what may lie half-written at the row's destination, by any revision of its day."""
-    found = connection.execute(
-        select(deliveries, files.c.name, files.c.direct)
-        .join(files, files.c.delivery_id == deliveries.c.id)
-        .where(of_the_day(row), files.c.direct.is_not(None))
-        .order_by(deliveries.c.revision, files.c.place)
-    )
     return [
         HalfWritten(key=key_of(one), name=one.name, created=one.direct == DirectStage.CREATED)
-        for one in found
+        for one in connection.execute(_HALF_WRITTEN, day_of(row))
     ]
 
 
@@ -61,9 +72,4 @@ def mark(
 
 def forget(connection: Connection, row: Row[Any], names: Iterable[str]) -> None:
     """Note that nothing half-written lies under these names any more, of any revision of the day."""
-    of_day = select(deliveries.c.id).where(of_the_day(row))
-    connection.execute(
-        update(files)
-        .where(files.c.delivery_id.in_(of_day), files.c.name.in_(list(names)))
-        .values(direct=None)
-    )
+    connection.execute(_FORGET, {**day_of(row), "names": list(names)})

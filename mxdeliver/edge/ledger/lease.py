@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Row, Update, bindparam, delete, insert, select, update
 
 from mxdeliver.core.errors import (
     DeliveryInDoubt,
@@ -34,6 +35,23 @@ from mxdeliver.edge.ledger.tables import attempts, deliveries, files, temporarie
 TEMPORARY_GONE = frozenset({"renamed", "swept"})
 """The outcomes of publishing after which the temporary name is known to be gone."""
 _MADE_NOW = frozenset({"renamed", "written"})
+_BY_ID = select(deliveries).where(deliveries.c.id == bindparam("id")).with_for_update()
+_FORGET = delete(temporaries).where(
+    temporaries.c.delivery_id == bindparam("delivery_id"),
+    temporaries.c.name.in_(bindparam("names", expanding=True)),
+)
+
+
+@cache
+def _moving(columns: frozenset[str]) -> Update:
+    """Give the statement that moves a file to a stage, with the values of these columns."""
+    return (
+        update(files)
+        .where(files.c.delivery_id == bindparam("_delivery_id"), files.c.name == bindparam("_name"))
+        .values(
+            state=bindparam("_state"), **{column: bindparam(f"_{column}") for column in columns}
+        )
+    )
 
 
 class Lease:
@@ -64,9 +82,7 @@ class Lease:
             self._held(connection)
 
     def _held(self, connection: Connection) -> Row[Any]:
-        row = connection.execute(
-            select(deliveries).where(deliveries.c.id == self._id).with_for_update()
-        ).one_or_none()
+        row = connection.execute(_BY_ID, {"id": self._id}).one_or_none()
         if (
             not self._open
             or row is None
@@ -158,9 +174,11 @@ class Lease:
         Raises DeliveryInDoubt, and no name is given out, where a file may have been sent before.
         """
         with self._writing() as (connection, _):
-            self._refuse_doubtful(connection, temporaries_)
+            rows = file_rows(connection, self._id)
+            self._refuse_doubtful(rows, temporaries_)
             self._advance(
                 connection,
+                rows,
                 FileStage.UPLOADING,
                 {name: {"temporary": temporary} for name, temporary in temporaries_.items()},
             )
@@ -175,12 +193,13 @@ class Lease:
 
     def require_certainty(self, names: Iterable[str]) -> None:
         """Raise DeliveryInDoubt where one of these files, not found on the server, may have been sent."""
-        with self._writing() as (connection, _):
-            self._refuse_doubtful(connection, names)
+        with self._database.read() as connection:
+            self._held(connection)
+            self._refuse_doubtful(file_rows(connection, self._id), names)
 
-    def _refuse_doubtful(self, connection: Connection, names: Iterable[str]) -> None:
-        rows = {row.name: row for row in file_rows(connection, self._id)}
-        doubtful = [name for name in names if name in rows and rows[name].outcome == IN_DOUBT]
+    def _refuse_doubtful(self, rows: Sequence[Row[Any]], names: Iterable[str]) -> None:
+        in_doubt = {row.name for row in rows if row.outcome == IN_DOUBT}
+        doubtful = [name for name in names if name in in_doubt]
         if doubtful:
             raise DeliveryInDoubt(
                 f"{len(doubtful)} of the {len(rows)} files of {describe(self.key)} were not found on "
@@ -192,8 +211,9 @@ class Lease:
         """Name the files that are about to be made under their final names, in one commit."""
         values = {"temporary": None, "direct": direct.DirectStage.INTENDED.value}
         with self._writing() as (connection, _):
-            self._refuse_doubtful(connection, names)
-            self._advance(connection, FileStage.UPLOADING, dict.fromkeys(names, values))
+            rows = file_rows(connection, self._id)
+            self._refuse_doubtful(rows, names)
+            self._advance(connection, rows, FileStage.UPLOADING, dict.fromkeys(names, values))
 
     def created(self, names: Sequence[str]) -> None:
         """Write down that these final names were made by us: what they hold may be removed."""
@@ -217,7 +237,8 @@ class Lease:
     def publishing(self, names: Sequence[str]) -> None:
         """Name the files that are about to be renamed, in one commit."""
         with self._writing() as (connection, _):
-            self._advance(connection, FileStage.PUBLISHING, {name: {} for name in names})
+            rows = file_rows(connection, self._id)
+            self._advance(connection, rows, FileStage.PUBLISHING, {name: {} for name in names})
 
     def published(self, evidence: Mapping[str, PublishEvidence]) -> None:
         """Write down what the server acknowledged, in one commit.
@@ -226,25 +247,27 @@ class Lease:
         yet; one that was found in its place is a fact.
         """
         with self._writing() as (connection, _):
-            current = {row.name: row.temporary for row in file_rows(connection, self._id)}
+            rows = file_rows(connection, self._id)
             self._advance(
                 connection,
+                rows,
                 FileStage.PUBLISHED,
                 {name: _evidence_values(item) for name, item in evidence.items()},
             )
-            self._manifest_is_last(connection, evidence)
-            renamed = [name for name, item in evidence.items() if item.outcome in TEMPORARY_GONE]
-            gone = [temporary for name in renamed if (temporary := current[name]) is not None]
+            _manifest_is_last(rows, evidence)
+            renamed = {name for name, item in evidence.items() if item.outcome in TEMPORARY_GONE}
+            gone = [row.temporary for row in rows if row.name in renamed and row.temporary]
             forget(connection, self._id, gone)
 
     def _advance(
         self,
         connection: Connection,
+        rows: Sequence[Row[Any]],
         stage: FileStage,
         values: Mapping[str, Mapping[str, object]],
     ) -> None:
-        """Move files to a stage; Internal for unknown names and for published ones."""
-        states = {row.name: row.state for row in file_rows(connection, self._id)}
+        """Move files to a stage; Internal for names that `rows` lack and for published ones."""
+        states = {row.name: row.state for row in rows}
         for name in values:
             if name not in states:
                 raise Internal(f"{describe(self.key)} has no file {name}")
@@ -252,24 +275,14 @@ class Lease:
                 raise Internal(f"{name} is published already")
         if not values:
             return
-        columns = next(iter(values.values()))
+        common = {"_delivery_id": self._id, "_state": stage.value}
         connection.execute(
-            update(files)
-            .where(files.c.delivery_id == self._id, files.c.name == bindparam("_name"))
-            .values(state=stage.value, **{column: bindparam(f"_{column}") for column in columns}),
+            _moving(frozenset(next(iter(values.values())))),
             [
-                {"_name": name, **{f"_{column}": value for column, value in row.items()}}
+                {**common, "_name": name, **{f"_{column}": one for column, one in row.items()}}
                 for name, row in values.items()
             ],
         )
-
-    def _manifest_is_last(
-        self, connection: Connection, evidence: Mapping[str, PublishEvidence]
-    ) -> None:
-        *data, manifest = file_rows(connection, self._id)
-        made_now = manifest.name in evidence and evidence[manifest.name].outcome in _MADE_NOW
-        if made_now and any(row.state != FileStage.PUBLISHED for row in data):
-            raise Internal(f"{manifest.name} was published before the files that it lists")
 
     # -- how the attempt ends --------------------------------------------------------------------
 
@@ -376,12 +389,16 @@ class Lease:
 
 def forget(connection: Connection, delivery_id: int, names: Iterable[str]) -> None:
     """Drop temporary names that are known to be gone from the server."""
-    for name in names:
-        connection.execute(
-            delete(temporaries).where(
-                temporaries.c.delivery_id == delivery_id, temporaries.c.name == name
-            )
-        )
+    connection.execute(_FORGET, {"delivery_id": delivery_id, "names": list(names)})
+
+
+def _manifest_is_last(before: Sequence[Row[Any]], evidence: Mapping[str, PublishEvidence]) -> None:
+    *data, manifest = before
+    made_now = manifest.name in evidence and evidence[manifest.name].outcome in _MADE_NOW
+    if made_now and any(
+        row.state != FileStage.PUBLISHED and row.name not in evidence for row in data
+    ):
+        raise Internal(f"{manifest.name} was published before the files that it lists")
 
 
 def _evidence_values(evidence: PublishEvidence) -> dict[str, object]:

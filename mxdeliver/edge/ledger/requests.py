@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -76,13 +76,16 @@ def _is_resumed_unnamed(row: Row[Any]) -> bool:
 
 
 def reopen(
-    connection: Connection, key: DeliveryKey, *, now: datetime, deadline: datetime, who: str
-) -> DeliveryKey:
-    """Make a failed (or waiting) delivery due now, with a new deadline; leave others alone."""
-    row = require(connection, key)
-    if row.state not in {DeliveryState.FAILED, DeliveryState.WAITING}:
-        return key
-    return _restart(connection, row, now=now, deadline=deadline, who=who, what="run --date")
+    connection: Connection, deadlines: Mapping[DeliveryKey, datetime], *, now: datetime, who: str
+) -> list[DeliveryKey]:
+    """Make failed (and waiting) deliveries due now, with a new deadline; leave others alone."""
+    rows = [(require(connection, key), deadline) for key, deadline in deadlines.items()]
+    return [
+        _restart(connection, row, now=now, deadline=deadline, who=who, what="run --date")
+        if row.state in {DeliveryState.FAILED, DeliveryState.WAITING}
+        else key_of(row)
+        for row, deadline in rows
+    ]
 
 
 def _restart(

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Row,
     Select,
     and_,
-    delete,
+    bindparam,
     exists,
     insert,
     select,
-    true,
 )
 
 from mxdeliver.core.calendar import SnapshotDate
@@ -69,15 +67,6 @@ class FileState:
     evidence: PublishEvidence | None = None
     in_doubt: bool = False
     """It may have been published by a run that this ledger knows nothing of."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeftBehind:
-    """A file that may lie in part at a destination: under its `final` name or a temporary one."""
-
-    name: str
-    destination: str
-    final: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,15 +137,39 @@ def _seconds(started: datetime | None, ended: datetime | None) -> float | None:
     return round((ended - started).total_seconds(), 3)
 
 
+# Statements that each delivery repeats many times are put together once.
+_BY_KEY = select(deliveries).where(
+    deliveries.c.client_guid == bindparam("client_guid"),
+    deliveries.c.snapshot_date == bindparam("snapshot_date"),
+    deliveries.c.revision == bindparam("revision"),
+)
+_BY_DAY = (
+    select(deliveries)
+    .where(
+        deliveries.c.client_guid == bindparam("client_guid"),
+        deliveries.c.snapshot_date == bindparam("snapshot_date"),
+    )
+    .order_by(deliveries.c.revision.desc())
+    .limit(1)
+)
+_TEMPORARIES = (
+    select(temporaries)
+    .where(temporaries.c.delivery_id == bindparam("delivery_id"))
+    .order_by(temporaries.c.id)
+)
+_FILES = (
+    select(files).where(files.c.delivery_id == bindparam("delivery_id")).order_by(files.c.place)
+)
+
+
 def find(connection: Connection, key: DeliveryKey) -> Row[Any] | None:
     """Give the delivery's row, or None."""
-    return connection.execute(
-        select(deliveries).where(
-            deliveries.c.client_guid == key.client_guid,
-            deliveries.c.snapshot_date == key.snapshot_date,
-            deliveries.c.revision == key.revision,
-        )
-    ).one_or_none()
+    values = {
+        "client_guid": key.client_guid,
+        "snapshot_date": key.snapshot_date,
+        "revision": key.revision,
+    }
+    return connection.execute(_BY_KEY, values).one_or_none()
 
 
 def require(connection: Connection, key: DeliveryKey) -> Row[Any]:
@@ -169,12 +182,8 @@ def require(connection: Connection, key: DeliveryKey) -> Row[Any]:
 
 def find_latest(connection: Connection, client_guid: str, day: SnapshotDate) -> Row[Any] | None:
     """Give the row of the day's latest revision, or None."""
-    return connection.execute(
-        select(deliveries)
-        .where(deliveries.c.client_guid == client_guid, deliveries.c.snapshot_date == day)
-        .order_by(deliveries.c.revision.desc())
-        .limit(1)
-    ).one_or_none()
+    values = {"client_guid": client_guid, "snapshot_date": day}
+    return connection.execute(_BY_DAY, values).one_or_none()
 
 
 def describe(key: DeliveryKey) -> str:
@@ -225,57 +234,10 @@ def write_down(
     )
 
 
-def of_the_day(row: Row[Any]) -> ColumnElement[bool]:
-    """Hold for deliveries of any revision of the row's day, at the same destination."""
-    return and_(
-        deliveries.c.client_guid == row.client_guid,
-        deliveries.c.snapshot_date == row.snapshot_date,
-        deliveries.c.destination == row.destination,
-    )
-
-
-def _of_the_day(row: Row[Any]) -> ColumnElement[bool]:
-    """Hold for temporary names of any revision of the row's day, at the same destination."""
-    return temporaries.c.delivery_id.in_(select(deliveries.c.id).where(of_the_day(row)))
-
-
-def temporaries_of(connection: Connection, row: Row[Any]) -> list[str]:
-    """Give the temporary names of the day that are not known to be gone."""
-    found = select(temporaries.c.name).where(_of_the_day(row)).order_by(temporaries.c.id)
-    return list(connection.scalars(found))
-
-
-def left_behind(connection: Connection, client_guid: str, day: SnapshotDate) -> list[LeftBehind]:
-    """Give what may lie in part of any revision of the day, final names first."""
-    of_day = and_(deliveries.c.client_guid == client_guid, deliveries.c.snapshot_date == day)
-    found = [
-        select(deliveries.c.destination, table.c.name)
-        .join(table, table.c.delivery_id == deliveries.c.id)
-        .where(of_day, condition)
-        .order_by(table.c.name)
-        for table, condition in ((files, files.c.direct.is_not(None)), (temporaries, true()))
-    ]
-    return [
-        LeftBehind(name=row.name, destination=row.destination or "", final=final)
-        for query, final in zip(found, (True, False), strict=True)
-        for row in connection.execute(query)
-    ]
-
-
-def forget_temporaries(connection: Connection, row: Row[Any], names: Iterable[str]) -> None:
-    """Drop temporary names of the day that are known to be gone from the server."""
-    for name in names:
-        connection.execute(delete(temporaries).where(_of_the_day(row), temporaries.c.name == name))
-
-
 def file_states(connection: Connection, delivery_id: int) -> dict[str, FileState]:
     """Give the delivery's files in the order of sending, by name."""
     given: dict[str, list[str]] = {}
-    for row in connection.execute(
-        select(temporaries)
-        .where(temporaries.c.delivery_id == delivery_id)
-        .order_by(temporaries.c.id)
-    ):
+    for row in connection.execute(_TEMPORARIES, {"delivery_id": delivery_id}):
         given.setdefault(row.final_name, []).append(row.name)
     return {
         row.name: FileState(
@@ -294,9 +256,7 @@ def file_states(connection: Connection, delivery_id: int) -> dict[str, FileState
 
 def file_rows(connection: Connection, delivery_id: int) -> Sequence[Row[Any]]:
     """Give the rows of the delivery's files in the order of sending."""
-    return connection.execute(
-        select(files).where(files.c.delivery_id == delivery_id).order_by(files.c.place)
-    ).all()
+    return connection.execute(_FILES, {"delivery_id": delivery_id}).all()
 
 
 def _evidence_of(row: Row[Any]) -> PublishEvidence | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select
 
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.edge.ledger.tables import servers
@@ -39,11 +39,13 @@ class ServerProfile:
     decided_on: SnapshotDate
 
 
+_IS_OF_CLIENT = servers.c.client_guid == bindparam("client")
+_KNOWN, _FORGET = select(servers).where(_IS_OF_CLIENT), delete(servers).where(_IS_OF_CLIENT)
+
+
 def profile_of(connection: Connection, client_guid: str) -> ServerProfile | None:
     """Give what is known of the client's server, or None."""
-    row = connection.execute(
-        select(servers).where(servers.c.client_guid == client_guid)
-    ).one_or_none()
+    row = connection.execute(_KNOWN, {"client": client_guid}).one_or_none()
     return None if row is None else _profile(row)
 
 
@@ -54,7 +56,7 @@ def profiles(connection: Connection) -> dict[str, ServerProfile]:
 
 def keep(connection: Connection, client_guid: str, profile: ServerProfile) -> None:
     """Write a profile in place of the one that was known."""
-    connection.execute(delete(servers).where(servers.c.client_guid == client_guid))
+    connection.execute(_FORGET, {"client": client_guid})
     connection.execute(
         insert(servers).values(
             client_guid=client_guid,

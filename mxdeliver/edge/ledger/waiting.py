@@ -5,9 +5,11 @@ SQLite's own wait ends with its time alone: a signal would be answered when that
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -17,6 +19,15 @@ _AFTER_STOP = 1.5
 """Seconds that a wait may take once a stop was asked for: what is under way is still written down."""
 # Result codes: https://www.sqlite.org/rescode.html; the low byte is the primary code.
 BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+
+
+def file_at(path: Path) -> tuple[int, int] | None:
+    """Tell which file a path names, by device and inode; None where there is none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - for each transaction
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class _Cursor(sqlite3.Cursor):
@@ -30,11 +41,13 @@ class _Cursor(sqlite3.Cursor):
 class WaitingConnection(sqlite3.Connection):
     """Begins, reads and commits after at most `seconds`, or soon after `stop` says so.
 
-    isolation_level None: BEGIN is the ledger's alone, the module sends none of its own.
+    isolation_level None: BEGIN is the ledger's alone, the module sends none of its own. `file` is
+    what the path named just before: where that was changed meanwhile it differs from what it names.
     """
 
     def __init__(self, path: Path, *, seconds: float, stop: Callable[[], bool]) -> None:
         step = min(_STEP, seconds)
+        self.file = file_at(path)
         super().__init__(path, timeout=step, isolation_level=None, check_same_thread=False)
         self._seconds = seconds
         self._stop = stop
@@ -51,6 +64,12 @@ class WaitingConnection(sqlite3.Connection):
     def commit(self) -> None:
         """Commit; a transaction that met a reader is still whole, and is tried again."""
         self.patiently(super().commit)
+
+    def close(self) -> None:
+        """Close; a statement that an error's traceback still holds does not keep a transaction open."""
+        with suppress(sqlite3.Error):
+            self.rollback()
+        super().close()
 
     def patiently(self, statement: Callable[[], _T]) -> _T:
         """Carry out a statement until nobody's lock is in its way, or the time is over."""

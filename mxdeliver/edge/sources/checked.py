@@ -87,19 +87,24 @@ def checked(
     """
     layout: Layout | None = None
     client = pa.scalar(client_guid, pa.string())
+    encoded = False
     rows = 0
     for batch in batches:
         if layout is None:
             layout = fit(resource, batch.schema.names, where)
+            encoded = any(map(pa.types.is_dictionary, batch.schema.types))
         _refuse_other_clients(batch.column(layout.client_place), client, where)
         rows += batch.num_rows
         if batch.num_rows:
-            yield pa.RecordBatch.from_arrays(
-                [_plain(batch.column(place)) for place in layout.places], names=layout.names
-            )
+            yield _decoded(batch, layout) if encoded else batch.select(layout.places)
     if expected_rows is not None and rows != expected_rows:
         raise SourceIncomplete(f"{where}: {rows} rows came where {expected_rows} were counted")
     yield EndOfStream(rows=rows)
+
+
+def _decoded(batch: pa.RecordBatch, layout: Layout) -> pa.RecordBatch:
+    columns = [_plain(batch.column(place)) for place in layout.places]
+    return pa.RecordBatch.from_arrays(columns, names=layout.names)
 
 
 def _refuse_other_clients(column: pa.Array, client: pa.Scalar, where: str) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,10 +120,11 @@ class Files:
         self._database = [] if database is None else [database, Path(f"{database}.wal")]
         self._before: dict[str, tuple[int, int, int]] = {}
 
-    def restrict(self) -> None:
-        """Deny DuckDB every file but these."""
+    def restrict(self, database: Sequence[str]) -> None:
+        """Deny DuckDB every file but these, and those of the database, behind any links."""
         folders = sorted({_fixed_part(pattern) for pattern in self._patterns if _is_glob(pattern)})
         single = [pattern for pattern in self._patterns if not _is_glob(pattern)]
+        single += database
         for setting, paths in (("allowed_directories", folders), ("allowed_paths", single)):
             listed = ", ".join(_literal(path).decode() for path in paths)
             self._connection.execute(f"set {setting} = [{listed}]")

@@ -1,15 +1,19 @@
 """The embedded source: a DuckDB database file, views over Parquet, CSV and JSON files, or both.
 
 DuckDB here never spills to disk, loads no extension, sees no Python variable, and reads no file but
-those that the configuration names. Each snapshot is a DuckDB of its own, in memory, with the database
-attached read-only: clients are delivered side by side, and each must see the file as it is when its
-own delivery begins.
+those that the configuration names. Each snapshot has a DuckDB to itself, in memory, and attaches the
+database anew, read-only: clients are delivered side by side, and each must see the file as it is when
+its own delivery begins. To make such a DuckDB takes as long as a small client's whole day, so one that
+ended well, and has let the database go, is used again.
 """
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 
 import duckdb
 
@@ -30,6 +34,7 @@ SLICE_SHARE = 5
 """A slice aims at this part of the memory limit: sorting holds its values more than once, beside what
 of a file is unpacked."""
 
+_DATABASE = "warehouse"
 _FRUGAL = {
     "allocator_flush_threshold": "8MB",
     "allocator_bulk_deallocation_flush_threshold": "8MB",
@@ -40,6 +45,21 @@ _FRUGAL = {
 results waiting to be taken. Smaller, they cost no time and save a fifth of what a large file takes."""
 
 _Key = tuple[str, EventType]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Engine:
+    """A DuckDB that may reach the source's files alone, its settings locked; no data is in it.
+
+    `database` is the file itself, behind any links. Own queries and views have absolute file names;
+    or what is wrong with each.
+    """
+
+    database: str | None
+    connection: duckdb.DuckDBPyConnection
+    own_queries: Mapping[_Key, OwnQuery | MxdeliverError]
+    views: Mapping[str, str | MxdeliverError]
+    patterns: frozenset[str]
 
 
 class DuckDBSource:
@@ -59,6 +79,7 @@ class DuckDBSource:
         self._slice_size = SliceSize(
             first_rows=slice_rows, bytes=slice_bytes or self._options.memory_bytes // SLICE_SHARE
         )
+        self._idle: deque[_Engine] = deque()
 
     def snapshot(self) -> AbstractContextManager[DuckDBSnapshot]:
         """Hold one state of the data, in one read transaction."""
@@ -86,24 +107,20 @@ class DuckDBSource:
 
     @contextmanager
     def _snapshot(self) -> Iterator[DuckDBSnapshot]:
-        connection = self._connect()
+        engine = self._take()
+        connection = engine.connection
+        ended_well = False
         try:
-            own_queries, views, patterns = self._read_sql(connection)
-            files = Files(
-                connection.cursor(),
-                source=self._settings.name,
-                database=self._options.database,
-                patterns=frozenset(patterns),
-            )
+            files = self._files(connection, engine.patterns)
             files.remember()
-            self._attach(connection)
-            failed_views = self._create_views(connection, views)
-            self._lock(connection, files)
+            self._attach(engine)
+            failed_views = self._create_views(connection, engine.views)
+            self._begin(connection)
             snapshot = DuckDBSnapshot(
                 connection,
                 name=self._settings.name,
                 files=files,
-                own_queries=own_queries,
+                own_queries=engine.own_queries,
                 failed_views=failed_views,
                 batch_rows=self._batch_rows,
                 slice_size=self._slice_size,
@@ -111,8 +128,56 @@ class DuckDBSource:
             yield snapshot
             snapshot.close()
             files.refuse_changes()
+            ended_well = True
         finally:
+            self._leave(engine, ended_well=ended_well)
+
+    def _take(self) -> _Engine:
+        """Give a DuckDB that nobody uses; a new one where there is none, or the database has moved."""
+        named = self._options.database
+        database = None if named is None else os.path.realpath(named)
+        with suppress(IndexError):
+            while (engine := self._idle.pop()).database != database:
+                engine.connection.close()
+            return engine
+        return self._make(database)
+
+    def _leave(self, engine: _Engine, *, ended_well: bool) -> None:
+        """Keep a DuckDB for the next snapshot, without the database; or end it.
+
+        One that has views, or has read other files, may have kept something of them.
+        """
+        if ended_well and engine.database and not (engine.views or engine.patterns):
+            with suppress(duckdb.Error):
+                for statement in ("rollback", "use memory", f"detach {_DATABASE}"):
+                    engine.connection.execute(statement)
+                self._idle.append(engine)
+                return
+        engine.connection.close()
+
+    def _make(self, database: str | None) -> _Engine:
+        connection = self._connect()
+        try:
+            own_queries, views, patterns = self._read_sql(connection)
+            self._lock(connection, self._files(connection, patterns), database)
+        except BaseException:
             connection.close()
+            raise
+        return _Engine(
+            database=database,
+            connection=connection,
+            own_queries=own_queries,
+            views=views,
+            patterns=patterns,
+        )
+
+    def _files(self, connection: duckdb.DuckDBPyConnection, patterns: frozenset[str]) -> Files:
+        return Files(
+            connection.cursor(),
+            source=self._settings.name,
+            database=self._options.database,
+            patterns=patterns,
+        )
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         where = f"source {self._settings.name}"
@@ -142,7 +207,9 @@ class DuckDBSource:
 
     def _read_sql(
         self, connection: duckdb.DuckDBPyConnection
-    ) -> tuple[dict[_Key, OwnQuery | MxdeliverError], dict[str, str | MxdeliverError], set[str]]:
+    ) -> tuple[
+        dict[_Key, OwnQuery | MxdeliverError], dict[str, str | MxdeliverError], frozenset[str]
+    ]:
         """Give the own queries and views with absolute file names, or what is wrong with each."""
         patterns: set[str] = set()
         own_queries: dict[_Key, OwnQuery | MxdeliverError] = {}
@@ -174,18 +241,17 @@ class DuckDBSource:
                 patterns.update(named.patterns)
             except MxdeliverError as error:
                 views[name] = error
-        return own_queries, views, patterns
+        return own_queries, views, frozenset(patterns)
 
-    def _attach(self, connection: duckdb.DuckDBPyConnection) -> None:
-        if self._options.database is None:
+    def _attach(self, engine: _Engine) -> None:
+        if engine.database is None:
             return
-        path = str(self._options.database)
+        path, execute = "'" + engine.database.replace("'", "''") + "'", engine.connection.execute
         try:
-            quoted_path = "'" + path.replace("'", "''") + "'"
-            connection.execute(f"attach {quoted_path} as warehouse (read_only, type duckdb)")
-            connection.execute("use warehouse")
+            execute(f"attach {path} as {_DATABASE} (read_only, type duckdb)")
+            execute(f"use {_DATABASE}")
         except FOREIGN_ERRORS as error:
-            where = f"source {self._settings.name}: {path}"
+            where = f"source {self._settings.name}: {self._options.database}"
             raise translate(error, Stage.OPEN, where) from error
 
     def _create_views(
@@ -204,10 +270,17 @@ class DuckDBSource:
                 failed[name] = translate(error, Stage.VIEW, where)
         return failed
 
-    def _lock(self, connection: duckdb.DuckDBPyConnection, files: Files) -> None:
+    def _lock(
+        self, connection: duckdb.DuckDBPyConnection, files: Files, database: str | None
+    ) -> None:
         try:
-            files.restrict()
+            files.restrict([] if database is None else [database, f"{database}.wal"])
             connection.execute("set lock_configuration = true")
+        except FOREIGN_ERRORS as error:
+            raise translate(error, Stage.OPEN, f"source {self._settings.name}") from error
+
+    def _begin(self, connection: duckdb.DuckDBPyConnection) -> None:
+        try:
             connection.execute("begin transaction read only")
         except FOREIGN_ERRORS as error:
             raise translate(error, Stage.OPEN, f"source {self._settings.name}") from error
