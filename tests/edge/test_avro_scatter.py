@@ -7,9 +7,11 @@ import json
 import random
 
 import fastavro
+import numpy as np
 import pyarrow as pa
 import pytest
 
+from mxdeliver.edge.avro.scatter import Memory, Part, join
 from tests.edge.avro_files import MARKER, container, resource_of
 
 LENGTHS = (0, 1, 62, 63, 64, 65, 127, 128, 511, 512, 513, 600, 5000, 70_000)
@@ -66,3 +68,66 @@ def test_text_that_is_not_ascii_and_a_gap_that_owns_bytes_are_written_right():
     resource = resource_of(a=["null", "string"])
     check(resource, pa.RecordBatch.from_arrays([column], ["a"]))
     check(resource, pa.RecordBatch.from_arrays([column.slice(1)], ["a"]))
+
+
+@pytest.mark.parametrize("size", [0, 1, 12, 300])
+def test_bytes_of_one_length_beside_a_null_are_written(size):
+    kind = {"type": "fixed", "name": "hash", "size": size}
+    values = [None, bytes(range(256)) * 2, None, b"x" * 512]
+    column = pa.array([None if one is None else one[:size] for one in values], pa.binary())
+    batch = pa.RecordBatch.from_arrays([column, column], ["a", "b"])
+    check(resource_of(a=["null", kind], b=[{**kind, "name": "other"}, "null"]), batch)
+
+
+@pytest.mark.parametrize("symbols", [1, 64, 65, 200])
+@pytest.mark.parametrize("null", [True, False])
+def test_enums_of_any_number_of_symbols_are_written_beside_each_other(symbols, null):
+    chance = random.Random(symbols)
+    names = [f"s{place}" for place in range(symbols)]
+    kind = {"type": "enum", "name": "one", "symbols": names}
+    other = {**kind, "name": "other"}
+    drawn = [chance.choice(names + [None] * null) for _ in range(500)]
+    batch = pa.RecordBatch.from_arrays([pa.array(drawn), pa.array(drawn[::-1])], ["a", "b"])
+    if null:
+        check(resource_of(a=["null", kind], b=[other, "null"]), batch)
+    else:
+        check(resource_of(a=kind, b=other), batch)
+
+
+@pytest.mark.parametrize("null", [True, False])
+@pytest.mark.parametrize("bits", [0, 6, 7, 13, 14, 27, 28, 49, 55, 56, 62, 63])
+def test_whole_numbers_of_every_width_are_written(bits, null):
+    edge = 1 << bits
+    values = [0, -1, 1, edge - 1, -edge, min(edge, (1 << 63) - 1), -(edge >> 1)]
+    for some in (values, [edge - 1] * 3, [-edge] * 3):
+        column = pa.array([*some, None, *some] if null else some, pa.int64())
+        kind = ["null", "long"] if null else "long"
+        batch = pa.RecordBatch.from_arrays([column, column], ["a", "b"])
+        check(resource_of(a=kind, b=["long", "null"] if null else kind), batch)
+
+
+def rows_of(text, memory):
+    """Join one column of cells that all are `text`."""
+    cells = np.frombuffer(text * 3, np.uint8).reshape(3, len(text))
+    return memoryview(join([Part(cells, None, len(text), len(text), len(text))], 3, memory).data)
+
+
+def test_memory_of_rows_is_used_again_once_no_one_looks_at_them_and_not_before():
+    memory = Memory()
+    first = rows_of(b"first", memory)
+    part = pa.py_buffer(first[5:])
+    second = rows_of(b"other", memory)
+    assert (bytes(first), bytes(second)) == (b"first" * 3, b"other" * 3)
+    del first
+    assert (rows_of(b"third", memory)[:5], part.to_pybytes()) == (b"third", b"first" * 2)
+    place = part.address - 5
+    del part
+    again = rows_of(b"again", memory)
+    assert np.frombuffer(again, np.uint8).ctypes.data == place
+    assert (bytes(again), bytes(second)) == (b"again" * 3, b"other" * 3)
+
+
+def test_memory_of_unusually_large_rows_is_not_kept():
+    memory = Memory()
+    rows_of(b"x" * (4 << 20), memory)
+    assert len(memory.take(1)) < 1 << 20

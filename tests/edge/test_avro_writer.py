@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import subprocess
 import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count, pairwise
 
 import avro.datafile
@@ -191,6 +193,31 @@ WIDE_FILE = container(PAIR, [WIDE], verification=Verification.SAMPLE)
 def test_the_same_records_give_the_same_bytes_however_they_are_batched(cuts):
     batches = rebatched(WIDE, cuts)
     assert container(PAIR, batches, verification=Verification.SAMPLE) == WIDE_FILE
+
+
+def test_a_thread_that_writes_blocks_late_writes_the_same_bytes():
+    written = bytearray()
+
+    def late(data):
+        for _ in range(20):  # the next chunks are encoded meanwhile
+            hashlib.sha256(data)
+        written.extend(data)
+
+    with (
+        ThreadPoolExecutor(1) as worker,
+        ContainerWriter(
+            PAIR,
+            late,
+            codec=Codec.NULL,
+            sync_marker=MARKER,
+            verification=Verification.SAMPLE,
+            worker=worker,
+        ) as writer,
+    ):
+        for _ in range(3):
+            writer.write(WIDE)
+        assert writer.finish() == 3 * WIDE.num_rows
+    assert written == container(PAIR, [WIDE] * 3)
 
 
 def test_the_file_of_that_test_has_blocks_of_both_kinds():

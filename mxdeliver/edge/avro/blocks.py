@@ -43,7 +43,7 @@ class BlockWriter:
         self._full = verification is Verification.FULL
         self._rows = 0
         self._blocks = 0
-        self._unchecked: tuple[bytes, Sequence[Segment]] | None = None
+        self._unchecked: tuple[Sequence[Buffer], Sequence[Segment]] | None = None
 
     def begin(self) -> None:
         """Write the file's header."""
@@ -51,27 +51,31 @@ class BlockWriter:
 
     def write(self, segments: Sequence[Segment]) -> None:
         """Write one block, and read it again if it is its turn."""
-        pieces = [segment.encoded for segment in segments]
-        body = self._compress(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        encoded = [segment.encoded for segment in segments]
+        body = self._compress(encoded[0] if len(encoded) == 1 else b"".join(encoded))
         count = sum(segment.rows for segment in segments)
-        block = b"".join((encode_long(count), encode_long(len(body)), body, self._marker))
-        self._sink(block)
-        self._rows += decode_long(block, 0)[0]
+        block = (encode_long(count) + encode_long(len(body)), body, self._marker)
+        for piece in block:
+            self._sink(piece)
+        self._rows += decode_long(block[0], 0)[0]
+        self._unchecked = (block, segments)
         if self._full or self._blocks % _SAMPLE_EVERY == 0:
-            self._check.compare(block, segments, every_row=self._full)
-            self._unchecked = None
-        else:
-            self._unchecked = (block, segments)  # it may be the last one
+            self._check_again()
         self._blocks += 1
 
     def finish(self, rows: int) -> int:
         """Read the last block again; give the number of records by the headers, which must be `rows`."""
-        if self._unchecked is not None:
-            self._check.compare(*self._unchecked, every_row=self._full)
-            self._unchecked = None
+        self._check_again()  # the last one
         if self._rows != rows:
             raise AvroVerify(
                 f"{self._resource.name}: {rows} records came in, "
                 f"the blocks' headers count {self._rows}"
             )
         return self._rows
+
+    def _check_again(self) -> None:
+        """Read the block that was written last again, if it was not."""
+        if self._unchecked is not None:
+            pieces, segments = self._unchecked
+            self._check.compare(b"".join(pieces), segments, every_row=self._full)
+            self._unchecked = None

@@ -1,8 +1,8 @@
 """Columns to bytes: what each row's value of a column looks like in Avro, for all rows at once.
 
 An Avro block is its records' encoded fields one after the other. Each column becomes one or more
-parts: each row's encoded cell, somewhere in an array of bytes. `join` knows all widths and so where
-each cell belongs, and copies column after column, all rows of a column in one go.
+parts: each row's encoded cell, in an array of bytes that is made when its turn comes. `join` knows
+where each cell belongs, and copies column after column, all rows of a column in one go.
 
 Avro 1.12 specification, "Binary Encoding".
 """
@@ -10,7 +10,8 @@ Avro 1.12 specification, "Binary Encoding".
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -27,62 +28,61 @@ from mxdeliver.edge.avro.avro_types import (
     Record,
     Union,
 )
+from mxdeliver.edge.avro.container import encode_long
 from mxdeliver.edge.avro.scatter import AnyPart, Chosen, Joined, Numbers, Part, items, join
 
 _KEY = Primitive("string")
 _LONGEST_SHORT = 63  # the longest text whose length is one byte
+_FEW_SYMBOLS = 64  # whose places have one byte
+
+
+class _Head(NamedTuple):
+    """What stands before a value: `tag`; or `null_tag` and no value, where `valid` is 0.
+
+    Tags have one byte at the most.
+    """
+
+    tag: bytes
+    null_tag: bytes = b""
+    valid: Numbers | None = None
 
 
 def parts(kind: AvroType, column: Any) -> list[AnyPart]:
     """Encode a normalised column (see `values`) as parts, to be joined row by row."""
     if not isinstance(kind, Union):
-        return _encode(kind, column, b"")
+        return _encode(kind, column, _Head(b""))
     if pa.types.is_null(column.type):
         return [_constant(kind.tag if kind.null_tag is None else kind.null_tag, len(column))]
-    encoded = _encode(kind.inner, column, kind.tag)
-    if kind.null_tag is not None and column.null_count:
-        # the first part begins with the tag; the others have nothing in rows without a value
-        encoded[0] = _without_value(encoded[0], _missing_rows(column), kind.null_tag)
-    return encoded
+    if kind.null_tag is None or not column.null_count:
+        return _encode(kind.inner, column, _Head(kind.tag))
+    return _encode(kind.inner, column, _Head(kind.tag, kind.null_tag, _bits(column, 0)))
 
 
-def _without_value(part: AnyPart, missing: Numbers, null_tag: bytes) -> AnyPart:
-    if isinstance(part, Chosen):
-        part.places[missing] = len(part.cells)
-        return part._replace(cells=(*part.cells, null_tag))
-    widths = part.widths
-    if isinstance(widths, int):
-        widths = np.full(len(part.source), widths)
-    part.source[missing, 0] = null_tag[0]
-    widths[missing] = 1
-    return part._replace(widths=widths)
-
-
-def _encode(kind: AvroType, column: Any, tag: bytes) -> list[AnyPart]:  # noqa: C901, PLR0911 - one case per Avro type
+def _encode(kind: AvroType, column: Any, head: _Head) -> list[AnyPart]:  # noqa: C901, PLR0911 - one case per Avro type
     match kind:
         case Primitive(kind="null"):
-            return [_constant(tag, len(column))]
+            return [_constant(head.tag, len(column))]
         case Primitive(logical="decimal"):
-            return [_decimal(column, tag)]
+            return [_decimal(column, head)]
         case Primitive(kind="string" | "bytes"):
-            return _text(column, tag)
+            return _text(column, head)
         case Primitive(kind="int" | "long"):
-            return [_varints(_zigzag(_values(column)), tag, _valid(column))]
+            return [_whole(column, head)]
         case Primitive(kind="boolean"):
-            return [Chosen((tag + b"\x00", tag + b"\x01"), _bits(column, 1))]
+            return [_chosen((b"\x00", b"\x01"), _bits(column, 1), head)]
         case Primitive():
-            return [_plain(column, tag)]
-        case Enumeration():
-            return [_lengths(_values(column.indices.fill_null(0)), tag)]
+            return [_real(column, head)]
+        case Enumeration(symbols=symbols):
+            return [_symbols(column, len(symbols), head)]
         case Fixed():
-            return [_fixed(kind, column, tag)]
+            return [_fixed(kind, column, head)]
         case Array():
-            return _list(parts(kind.items, column.flatten()), column, tag)
+            return _list(parts(kind.items, column.flatten()), column, head)
         case MapOf():
             keys, values = column.flatten().flatten()
-            return _list([*parts(_KEY, keys), *parts(kind.values, values)], column, tag)
+            return _list([*parts(_KEY, keys), *parts(kind.values, values)], column, head)
         case Record():
-            return _record(kind, column, tag)
+            return _record(kind, column, head)
         case Union():  # a union directly inside a union is no schema
             raise AssertionError
 
@@ -91,18 +91,23 @@ def _constant(cell: bytes, rows: int) -> Chosen:
     return Chosen((cell,), np.zeros(rows, np.uint8))
 
 
+def _chosen(cells: tuple[bytes, ...], places: Numbers, head: _Head) -> Chosen:
+    """Choose `cells[places[i]]` behind the tag for row i."""
+    behind = _behind(head.tag, head.null_tag, cells)
+    if head.valid is None:
+        return Chosen(behind[1:], places)
+    return Chosen(behind, (places + np.uint8(1)) * head.valid)
+
+
+@lru_cache(maxsize=256)
+def _behind(tag: bytes, null_tag: bytes, cells: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    return (null_tag, *(tag + cell for cell in cells))
+
+
 def _values(column: Any) -> Numbers:
     """Look at the numbers of a column as they lie in memory; those of null rows mean nothing."""
     dtype = np.dtype(column.type.to_pandas_dtype())
     return np.frombuffer(column.buffers()[1], dtype, len(column), column.offset * dtype.itemsize)
-
-
-def _valid(column: Any) -> Numbers | None:
-    return _bits(column, 0).view(bool) if column.null_count else None
-
-
-def _missing_rows(column: Any) -> Numbers:
-    return np.flatnonzero(_bits(column, 0) == 0)
 
 
 def _bits(column: Any, buffer: int) -> Numbers:
@@ -115,115 +120,156 @@ def _bits(column: Any, buffer: int) -> Numbers:
     return np.unpackbits(bits, count=skipped + len(column), bitorder="little")[skipped:]
 
 
-def _matrix(matrix: Numbers, widths: Numbers | None = None) -> Part:
-    """Make cells of the rows of a matrix of bytes: whole, or the first `widths` bytes of each."""
-    return Part(matrix, None, matrix.shape[1] if widths is None else widths)
+def _matrix(values: Numbers, head: _Head, widths: Numbers | int) -> Part:
+    """Make cells of the rows of a matrix of bytes: the tag, then the first `widths` bytes of each."""
+    rows, width = values.shape
+    matrix = values
+    if head.tag:
+        matrix = np.empty((rows, 1 + width), np.uint8)
+        if width:
+            matrix[:, 1:].view(f"V{width}")[:, 0] = values.view(f"V{width}")[:, 0]
+    return _headed(matrix, head, widths)
 
 
-def _behind(tag: bytes, cells: Numbers) -> Numbers:
-    """Put the tag before each row of a matrix of bytes."""
-    matrix = _tagged(len(cells), cells.shape[1], tag)
-    matrix[:, len(tag) :] = cells
-    return matrix
+def _headed(matrix: Numbers, head: _Head, widths: Numbers | int) -> Part:
+    """Make cells of a matrix with room for the tag; `widths` are without it."""
+    most = matrix.shape[1]
+    if head.valid is not None:
+        tag, null_tag = head.tag[0], head.null_tag[0]
+        matrix[:, 0] = head.valid * np.uint8(tag ^ null_tag) ^ np.uint8(null_tag)
+        widths = np.multiply(head.valid, widths, dtype=np.int32)
+        widths += 1
+        return Part(matrix, None, widths, 1, most)
+    if head.tag:
+        matrix[:, 0] = head.tag[0]
+    if isinstance(widths, int):
+        return Part(matrix, None, most, most, most)
+    widths = widths + len(head.tag)
+    return Part(matrix, None, widths, int(np.minimum.reduce(widths, initial=most)), most)
 
 
-def _tagged(rows: int, width: int, tag: bytes) -> Numbers:
-    """Give room for `width` bytes a row behind the tag."""
-    matrix = np.empty((rows, len(tag) + width), np.uint8)
-    for place, byte in enumerate(tag):
-        matrix[:, place] = byte
-    return matrix
+def _whole(column: Any, head: _Head) -> Part:
+    """Encode int or long: zigzag, which makes small negative numbers small ones."""
+    signed = _values(column).astype(np.int64, copy=False)
+    return _varints(((signed << 1) ^ (signed >> 63)).view(np.uint64), head)
 
 
-def _zigzag(values: Numbers) -> Numbers:
-    signed = values.astype(np.int64)
-    return ((signed << 1) ^ (signed >> 63)).view(np.uint64)
+def _lengths(lengths: Numbers, head: _Head) -> Part:
+    return _varints(lengths.astype(np.uint64) << 1, head)
 
 
-def _varints(values: Numbers, tag: bytes, valid: Numbers | None) -> Part:
+def _varints(values: Numbers, head: _Head) -> Part:
     """Encode unsigned numbers seven bits a byte, the lowest first."""
-    if valid is not None:
-        values = np.where(valid, values, values[int(np.argmax(valid))])
+    if head.valid is not None:
+        values = np.where(head.valid, values, values[int(np.argmax(head.valid))])
     highest, lowest = (int(values.max()), int(values.min())) if len(values) else (0, 0)
-    width, narrowest = _bytes_needed(highest), _bytes_needed(lowest)
-    matrix = _tagged(len(values), width, tag)
-    for place in range(width):
-        low = (values & 0x7F).astype(np.uint8) if place else values.astype(np.uint8) & 0x7F
-        values = values >> 7
-        if place < width - 1:
-            low |= (values != 0).astype(np.uint8) << 7 if place >= narrowest - 1 else np.uint8(128)
-        matrix[:, len(tag) + place] = low
-    if width == narrowest:
-        return _matrix(matrix)
-    more = matrix[:, len(tag) + narrowest - 1 : -1] >> 7
-    return _matrix(matrix, more.sum(axis=1, dtype=np.int32) + (narrowest + len(tag)))
+    widest, narrowest = _bytes_needed(highest), _bytes_needed(lowest)
+    widths: Numbers | int = narrowest
+    for width in range(narrowest, widest):
+        widths = (values >= np.uint64(1 << 7 * width)).view(np.uint8) + widths
+    words = np.empty((len(values), 1 if widest <= 8 else 2), np.uint64)
+    np.bitwise_or(_spread(values, widest), _CONTINUED[widths], out=words[:, 0])
+    if widest > 8:
+        rest = values >> 56
+        np.bitwise_or(rest, (rest & 0x80) << 1, out=words[:, 1])
+    return _matrix(words.view(np.uint8)[:, :widest], head, widths)
+
+
+def _spread(values: Numbers, widest: int) -> Numbers:
+    """Put each seven of the lowest 56 bits into a byte of their own."""
+    if widest > 8:
+        values = values & np.uint64((1 << 56) - 1)
+    if widest > 4:
+        values = (values & 0xFFFFFFF) | (values & 0xFFFFFFF0000000) << 4
+    if widest > 2:
+        values = (values & 0x3FFF00003FFF) | (values & 0xFFFC0000FFFC000) << 2
+    if widest > 1:
+        values = (values & 0x7F007F007F007F) | (values & 0x3F803F803F803F80) << 1
+    return values
+
+
+_CONTINUED = np.array(
+    [0, *(int.from_bytes(b"\x80" * min(width - 1, 8), "little") for width in range(1, 11))],
+    np.uint64,
+)
+"""By a number's width: the highest bit of each of its first eight bytes, 1 where one follows."""
 
 
 def _bytes_needed(value: int) -> int:
     return max(1, (value.bit_length() + 6) // 7)
 
 
-def _plain(column: Any, tag: bytes) -> Part:
+def _real(column: Any, head: _Head) -> Part:
     """Encode float or double: four or eight bytes, little-endian."""
     values = _values(column)
-    return _matrix(_behind(tag, values.view(np.uint8).reshape(len(values), values.itemsize)))
+    return _matrix(
+        values.view(np.uint8).reshape(len(values), values.itemsize), head, values.itemsize
+    )
 
 
-def _text(column: Any, tag: bytes) -> list[AnyPart]:
+def _text(column: Any, head: _Head) -> list[AnyPart]:
     """Encode text or bytes: the length, then bytes of the column's own buffer."""
-    ends = np.frombuffer(column.buffers()[1], np.int32, len(column) + 1, column.offset * 4)
-    lengths = ends[1:] - ends[:-1]
-    if column.null_count:  # Arrow allows rows without a value to own bytes
-        lengths *= _bits(column, 0)
-    first, last = int(ends[0]), int(ends[-1])
-    data = np.frombuffer(column.buffers()[2] or b"", np.uint8)[first:last]
-    longest = int(lengths.max(initial=0))
-    if longest > _LONGEST_SHORT:
-        return [_lengths(lengths, tag), Part(data, ends[:-1] - first, lengths)]
-    return [_short(data, ends[:-1] - first, lengths, longest, tag)]
+    _, offsets, content = column.buffers()
+    ends = np.frombuffer(offsets, np.int32, len(column) + 1, column.offset * 4)
+    lengths, first = ends[1:] - ends[:-1], int(ends[0])
+    data = np.frombuffer(content or b"", np.uint8, int(ends[-1]) - first, first)
+    longest = int(np.maximum.reduce(lengths, initial=0))
+    if longest <= _LONGEST_SHORT:
+        return [_short(data, ends[:-1] - first, lengths, longest, head)]
+    if head.valid is not None:  # Arrow allows rows without a value to own bytes
+        lengths *= head.valid
+    return [_lengths(lengths, head), Part(data, ends[:-1] - first, lengths, 0, longest)]
 
 
-def _short(data: Numbers, begins: Numbers, lengths: Numbers, longest: int, tag: bytes) -> Part:
+def _short(data: Numbers, begins: Numbers, lengths: Numbers, longest: int, head: _Head) -> Part:
     """Encode short texts as one part: copied with the bytes before, where tag and length go."""
-    before = len(tag) + 1
-    room = np.zeros(before + len(data) + longest, np.uint8)
+    before = len(head.tag) + 1
+    if len(data) == len(begins) * longest:  # all have one length
+        matrix = np.empty((len(begins), before + longest), np.uint8)
+        if longest:
+            matrix[:, before:].view(f"V{longest}")[:] = data.view(f"V{longest}")[:, None]
+        matrix[:, before - 1] = longest << 1
+        return _headed(matrix, head, 1 + longest)
+    room = np.empty(before + len(data) + longest, np.uint8)
     room[before : before + len(data)] = data
     copied = items(room, before + longest)[begins]
     matrix = copied.view(np.uint8).reshape(len(begins), before + longest)
-    if tag:
-        matrix[:, 0] = tag[0]
     matrix[:, before - 1] = lengths << 1
-    if int(lengths.min(initial=longest)) == longest:
-        return _matrix(matrix)
-    return _matrix(matrix, np.add(lengths, before, dtype=np.int64))
+    return _headed(matrix, head, lengths + 1)
 
 
-def _lengths(lengths: Numbers, tag: bytes) -> Part:
-    return _varints(lengths.astype(np.uint64) << 1, tag, None)
+def _symbols(column: Any, count: int, head: _Head) -> AnyPart:
+    places = _values(column.indices.fill_null(0))
+    if count <= _FEW_SYMBOLS:
+        return _chosen(_PLACES[:count], places.astype(np.uint8), head)
+    return _lengths(places, head)
 
 
-def _fixed(kind: Fixed, column: Any, tag: bytes) -> Part:
+_PLACES = tuple(encode_long(place) for place in range(_FEW_SYMBOLS))
+
+
+def _fixed(kind: Fixed, column: Any, head: _Head) -> Part:
     if kind.logical == "decimal":
         big = _big_endian(column)
         short = kind.size - big.shape[1]
         if short > 0:
             sign = np.where(big[:, :1] & 0x80, np.uint8(255), np.uint8(0))
             big = np.concatenate([np.repeat(sign, short, axis=1), big], axis=1)
-        raw = big[:, big.shape[1] - kind.size :]
+        raw = np.ascontiguousarray(big[:, big.shape[1] - kind.size :])
     else:
         filled = column.fill_null(bytes(kind.size)) if column.null_count else column
         fixed = filled.cast(pa.binary(kind.size))
         size = len(fixed) * kind.size
         raw = np.frombuffer(fixed.buffers()[1] or b"", np.uint8, size, fixed.offset * kind.size)
         raw = raw.reshape(len(fixed), kind.size)
-    return _matrix(_behind(tag, raw))
+    return _matrix(raw, head, kind.size)
 
 
 def _big_endian(column: Any) -> Numbers:
     return numeric.limbs(column)[:, ::-1]
 
 
-def _decimal(column: Any, tag: bytes) -> Part:
+def _decimal(column: Any, head: _Head) -> Part:
     """Encode a decimal on bytes: its length, then the shortest two's complement, big-endian."""
     big = _big_endian(column)
     rows, width = big.shape
@@ -235,36 +281,39 @@ def _decimal(column: Any, tag: bytes) -> Part:
     dropped = np.logical_and.accumulate(spare, axis=1).sum(axis=1, dtype=np.int32)
     kept = np.int32(width) - dropped
     places = np.minimum(np.arange(width) + dropped[:, None], width - 1)
-    matrix = _tagged(rows, 1 + width, tag)
-    matrix[:, len(tag)] = kept << 1
-    matrix[:, len(tag) + 1 :] = np.take_along_axis(big, places, axis=1)
-    return _matrix(matrix, kept + np.int32(1 + len(tag)))
+    matrix = np.empty((rows, len(head.tag) + 1 + width), np.uint8)
+    matrix[:, len(head.tag)] = kept << 1
+    matrix[:, len(head.tag) + 1 :] = np.take_along_axis(big, places, axis=1)
+    return _headed(matrix, head, kept + np.int32(1))
 
 
-def _list(parts_of_items: Sequence[AnyPart], column: Any, tag: bytes) -> list[AnyPart]:
+def _list(parts_of_items: Sequence[AnyPart], column: Any, head: _Head) -> list[AnyPart]:
     """Encode lists: the count, the items as one stretch of the joined items' buffer, and 0."""
     counts = np.asarray(pc.fill_null(pc.list_value_length(column), 0))
     ends = np.zeros(len(counts) + 1, np.int64)
     np.cumsum(counts, out=ends[1:])
     joined = join(parts_of_items, int(ends[-1]))
-    end_marks = _matrix(np.zeros((len(counts), 1), np.uint8), np.minimum(counts, 1))
-    return [_lengths(counts, tag), _stretches(joined, ends), end_marks]
+    end_marks = Chosen((b"", b"\x00"), (counts > 0).view(np.uint8))
+    return [_lengths(counts, head), _stretches(joined, ends), end_marks]
 
 
 def _stretches(joined: Joined, ends: Numbers) -> Part:
     """Make a cell of each run of joined rows: from one of `ends` to the next."""
     bounds = joined.offsets[ends]
-    return Part(np.frombuffer(joined.data, np.uint8), bounds[:-1], np.diff(bounds))
+    widths = np.diff(bounds)
+    most = int(widths.max(initial=0))
+    return Part(np.frombuffer(joined.data, np.uint8), bounds[:-1], widths, 0, most)
 
 
-def _record(kind: Record, column: Any, tag: bytes) -> list[AnyPart]:
+def _record(kind: Record, column: Any, head: _Head) -> list[AnyPart]:
     """Encode nested records: their fields' cells, in rows that have one."""
     rows = len(column)
     present = column.drop_null() if column.null_count else column
     fields = zip(kind.members, present.flatten(), strict=True)
     cells = [part for member, child in fields for part in parts(member.type, child)]
     if not column.null_count:
-        return [_constant(tag, rows), *cells]
+        return [_constant(head.tag, rows), *cells]
     joined = join(cells, len(present))
     valid = np.asarray(column.is_valid())
-    return [_constant(tag, rows), _stretches(joined, np.concatenate([[0], np.cumsum(valid)]))]
+    ends = np.concatenate([[0], np.cumsum(valid)])
+    return [_chosen((b"",), np.zeros(rows, np.uint8), head), _stretches(joined, ends)]

@@ -10,6 +10,7 @@ are moved together. This takes about half the time of Arrow's `take` of all cell
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
@@ -24,17 +25,28 @@ Numbers: TypeAlias = np.ndarray[Any, Any]
 _MOST_COMBINATIONS = 256
 _PIECES = (64, 448)  # cells of up to 512 bytes are copied together, the rest of longer ones alone
 _MOST_BYTES = (1 << 31) - 1  # Arrow's offsets have 32 bits
+_MOST_KEPT = 8 << 20
 
 
 class Part(NamedTuple):
     """One cell for each row: `widths` bytes (of each row, or of all) of `source`.
 
-    They begin at `begins`, or each at the begin of a row of `source`, which is then a matrix.
+    They begin at `begins`, or each at the begin of a row of `source`, which is then a matrix. No
+    width is below `least` or above `most`.
     """
 
     source: Numbers
     begins: Numbers | None
     widths: Numbers | int
+    least: int
+    most: int
+
+    @property
+    def excess(self) -> int:
+        """The most bytes that copying a cell writes too much."""
+        if self.begins is None or self.most <= _PIECES[0]:
+            return self.most - self.least
+        return min(self.most, max(_PIECES))
 
 
 class Chosen(NamedTuple):
@@ -57,62 +69,81 @@ class Joined(NamedTuple):
     data: Any
 
 
-def join(parts: Sequence[AnyPart], rows: int) -> Joined:
+class Memory:
+    """Memory for encoded rows, used again when no one looks at it any more.
+
+    The system clears new memory page by page, which takes about as long as filling it.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[Numbers] = []
+
+    def take(self, size: int) -> Numbers:
+        """Give at least `size` bytes, which hold anything."""
+        whole = self._free.pop() if self._free else np.empty(0, np.uint8)
+        return whole if len(whole) >= size else np.empty(size + size // 16, np.uint8)
+
+    def give_back(self, whole: Numbers) -> None:
+        """Take back what was taken; what is unusually large goes to the system."""
+        if len(whole) <= _MOST_KEPT:
+            self._free.append(whole)
+
+    def lend(self, whole: Numbers, size: int) -> Numbers:
+        """Give the first bytes of what was taken; it comes back once the array given is gone.
+
+        Memoryviews keep that array, other arrays made of it do not: numpy lets them look at `whole`.
+        """
+        lent = whole[:size]
+        weakref.finalize(lent, self.give_back, whole).atexit = False
+        return lent
+
+
+def join(parts: Sequence[AnyPart], rows: int, memory: Memory | None = None) -> Joined:
     """Put the cells of all parts row by row one after the other."""
-    columns = [_Column(part) for part in _side_by_side(parts)]
-    widths = np.zeros(rows, np.int64)
-    for column in columns:
-        widths += column.part.widths
+    columns = list(_side_by_side(parts))
+    places = _places(columns, rows)
+    widths = places[-1]
     offsets = np.zeros(rows + 1, np.int64)
     np.cumsum(widths, out=offsets[1:])
     last = _last_to_write(columns)
-    excess = max((column.excess for column in columns), default=0)
+    excess = max((part.excess for part in columns), default=0)
     room = excess if last is None else 0
-    if offsets[-1] + rows * room + excess > _MOST_BYTES:
+    size = int(offsets[-1]) + rows * room + excess
+    if size > _MOST_BYTES:
         raise Refused("makes rows of more than 2 GiB together")
     if not offsets[-1]:
         return Joined(offsets, b"")
     begins = offsets[:-1] + np.arange(0, rows * room, room) if room else offsets[:-1]
-    loose = np.empty(int(offsets[-1]) + rows * room + excess, np.uint8)
-    ends = _copy_all([column.part for column in columns], begins, loose, last)
+    memory = memory or Memory()
+    loose = memory.take(size)
+    for number in _order(len(columns), last):
+        _copy(columns[number], begins + places[number], loose)
     if room:
-        return Joined(offsets, _together(loose, begins, ends))
-    return Joined(offsets, loose[: int(offsets[-1])])
+        data = _together(loose, begins, begins + widths)
+        memory.give_back(loose)
+        return Joined(offsets, data)
+    return Joined(offsets, memory.lend(loose, int(offsets[-1])))
 
 
-def _copy_all(
-    columns: Sequence[Part], begins: Numbers, target: Numbers, last: int | None
-) -> Numbers:
-    """Copy the columns behind `last`, then those before it and itself; give where the rows end."""
-    places, held = begins.copy(), []
-    for number, part in enumerate(columns):
-        if last is not None and number <= last:
-            held.append((part, places.copy()))
-        else:
-            _copy(part, places, target)
-        places += part.widths
-    for part, own_places in held:
-        _copy(part, own_places, target)
+def _places(columns: Sequence[Part], rows: int) -> list[Numbers]:
+    """Give where each column begins in each row, and last where the rows end."""
+    most = sum(part.most for part in columns)
+    place: Numbers = np.zeros(rows, np.int32 if most <= _MOST_BYTES else np.int64)
+    places = [place]
+    for part in columns:
+        place = place + part.widths
+        places.append(place)
     return places
 
 
-class _Column:
-    """A part, its least width, and the most bytes that one of its cells writes too much."""
-
-    __slots__ = ("excess", "least", "part")
-
-    def __init__(self, part: Part) -> None:
-        self.part = part
-        widths = part.widths
-        self.least = widths if isinstance(widths, int) else int(np.min(widths, initial=_MOST_BYTES))
-        if part.begins is None:
-            self.excess = int(part.source.shape[1]) - self.least
-        else:
-            widest = int(np.max(widths, initial=0))
-            self.excess = widest if widest <= _PIECES[0] else min(widest, max(_PIECES))
+def _order(columns: int, last: int | None) -> Iterator[int]:
+    """Give the columns behind `last`, then those before it and itself."""
+    first = 0 if last is None else last + 1
+    yield from range(first, columns)
+    yield from range(first)
 
 
-def _last_to_write(columns: Sequence[_Column]) -> int | None:
+def _last_to_write(columns: Sequence[Part]) -> int | None:
     """Choose the first column without excess, if what others write too much ends within it.
 
     Of the columns before it in the same row, of those behind it in the next row.
@@ -143,9 +174,8 @@ def _side_by_side(parts: Iterable[AnyPart]) -> Iterator[Part]:
         elif waiting is None:
             waiting = part
         elif len(waiting.cells) * len(part.cells) <= _MOST_COMBINATIONS:
-            cells = tuple(one + other for one in waiting.cells for other in part.cells)
             places = waiting.places * np.uint8(len(part.cells)) + part.places
-            waiting = Chosen(cells, places)
+            waiting = Chosen(_combined(waiting.cells, part.cells), places)
         else:
             yield _looked_up(waiting)
             waiting = part
@@ -155,19 +185,28 @@ def _side_by_side(parts: Iterable[AnyPart]) -> Iterator[Part]:
 
 def _looked_up(chosen: Chosen) -> Part:
     cells, widths = _table(chosen.cells)
+    rows, width = len(chosen.places), cells.itemsize
     return Part(
-        cells[chosen.places].view(np.uint8).reshape(len(chosen.places), cells.itemsize),
+        cells.take(chosen.places).view(np.uint8).reshape(rows, width),
         None,
-        widths[chosen.places],
+        widths.take(chosen.places),
+        min(map(len, chosen.cells)),
+        width,
     )
+
+
+@lru_cache(maxsize=256)
+def _combined(some: tuple[bytes, ...], others: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    return tuple(one + other for one in some for other in others)
 
 
 @lru_cache(maxsize=256)
 def _table(cells: tuple[bytes, ...]) -> tuple[Numbers, Numbers]:
     """Give cells as items of one width, and how much of each is the cell."""
-    width = max(8, *map(len, cells))  # numpy is fast with items of eight bytes
+    longest = max(map(len, cells))
+    width = next((fast for fast in (8, 16, 32) if longest <= fast), longest)  # for numpy's `take`
     padded = b"".join(cell.ljust(width, b"\0") for cell in cells)
-    return np.frombuffer(padded, f"V{width}"), np.array([*map(len, cells)], np.int64)
+    return np.frombuffer(padded, f"V{width}"), np.array([*map(len, cells)], np.int32)
 
 
 def _copy(part: Part, places: Numbers, target: Numbers) -> None:

@@ -154,12 +154,13 @@ def _is_ascii(column: Any) -> bool:
     """Tell whether all bytes of a text column are ASCII, faster than Arrow looks at each text."""
     if pa.types.is_large_string(column.type) or not len(column):
         return False
-    offsets, data = column.buffers()[1:]
+    _, offsets, data = column.buffers()
     ends = np.frombuffer(offsets, np.int32, len(column) + 1, column.offset * 4)
     first, size = int(ends[0]), int(ends[-1] - ends[0])
-    if size < 0 or (ends[1:] < ends[:-1]).any():
+    if size < 0 or np.logical_or.reduce(ends[1:] < ends[:-1]):
         return False
-    return not size or int(np.frombuffer(data, np.uint8, size, first).max()) < _FIRST_NOT_ASCII
+    highest = np.maximum.reduce(np.frombuffer(data or b"", np.uint8, size, first), initial=0)
+    return int(highest) < _FIRST_NOT_ASCII
 
 
 def _text(kind: Primitive | Enumeration, column: Any) -> Any:

@@ -20,7 +20,7 @@ from mxdeliver.edge.avro.batches import Chunks
 from mxdeliver.edge.avro.blocks import BlockWriter
 from mxdeliver.edge.avro.check import Segment
 from mxdeliver.edge.avro.refusal import Refused
-from mxdeliver.edge.avro.scatter import join
+from mxdeliver.edge.avro.scatter import Memory, join
 from mxdeliver.edge.avro.schemas import record_type
 from mxdeliver.edge.avro.values import normalise
 
@@ -57,11 +57,13 @@ class ContainerWriter:
         worker: Executor | None = None,
     ) -> None:
         self._resource = resource
+        self._names = [field.name for field in resource.fields]
         self._blocks = BlockWriter(
             resource, sink, codec=codec, sync_marker=sync_marker, verification=verification
         )
         self._behind = Behind(worker, depth=_BLOCKS_BEHIND)
         self._chunks = Chunks(BLOCK_ROWS)
+        self._encoding = Memory()
         self._open = False
         self._rows = 0
         self._segments: list[Segment] = []
@@ -78,9 +80,8 @@ class ContainerWriter:
         """Take rows with exactly the resource's columns, in its order."""
         self._begin()
         self._rows += batch.num_rows
-        names = [field.name for field in self._resource.fields]
-        if batch.schema.names != names:
-            self._refuse_columns(batch.schema.names, names)
+        if batch.schema.names != self._names:
+            self._refuse_columns(batch.schema.names, self._names)
         for chunk in self._chunks.add(batch):
             self._add(self._encode(chunk))
 
@@ -125,12 +126,11 @@ class ContainerWriter:
                     f"{self._resource.name}: column {member.name} cannot be encoded"
                 ) from None
         try:
-            joined = join(parts, chunk.num_rows)
+            joined = join(parts, chunk.num_rows, self._encoding)
         except Refused as error:
             raise RecordInvalid(f"{self._resource.name}: a record {error}") from error
-        names = [field.name for field in self._resource.fields]
         return _Encoded(
-            pa.RecordBatch.from_arrays(normalised, names),
+            pa.RecordBatch.from_arrays(normalised, self._names),
             joined.offsets,
             memoryview(joined.data),
         )
