@@ -68,9 +68,9 @@ def push(
     for file in wanted if bundle.manifest in wanted else (*wanted, bundle.manifest):
         spool.verify(bundle.key, file)
     started = time.monotonic()
-    # A server that takes further channels amiss gets one alone when it is tried again.
-    sizes = [file.encrypted_file_size for file in wanted] if lease.number == 1 else []
-    with connect(client.endpoint, credentials, today=today, stop=stop, sizes=sizes) as session:
+    # A server that takes further channels, or what is sent ahead, amiss is tried again without.
+    files = {file.name: file.encrypted_file_size for file in wanted} if lease.number == 1 else {}
+    with connect(client.endpoint, credentials, today=today, stop=stop, files=files) as session:
         facts = session.facts
         log(
             "connection.opened",

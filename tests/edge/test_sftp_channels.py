@@ -48,7 +48,7 @@ def far_away(server: Any, contents: dict[str, bytes], **changes: Any) -> Iterato
             server.endpoint(port=proxy.port, **changes),
             server.credentials(),
             today=TODAY,
-            sizes=[len(data) for data in contents.values()],
+            files={name: len(data) for name, data in contents.items()},
         ) as session,
     ):
         yield session

@@ -3,10 +3,12 @@
 address         one resolution, allowed addresses, a socket that gives up on a dead peer
 watchdog        ends whatever takes too long
 transport       paramiko's encrypted transport, bounded and restricted
+opening         one session channel, asked for without waiting
 handshake       key exchange until a pinned host key is shown; scanning host keys
 authentication  each credential at most once
 engine          SFTP version 3, many requests under way at once
 channels        SFTP on one channel of the connection, and on more where the way is long
+directory       paths, and looking at them
 upload          many files to temporary names, or to final ones where nothing can be renamed
 verification    sizes and hashes of what was sent
 publish         temporary names to final names

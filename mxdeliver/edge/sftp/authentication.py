@@ -55,18 +55,26 @@ def _unreadable() -> SecretMissing:
 
 
 def authenticate(
-    connection: Connection, username: str, credentials: Credentials, *, seconds: float
+    connection: Connection,
+    username: str,
+    credentials: Credentials,
+    *,
+    seconds: float,
+    ahead: bool = False,
 ) -> None:
     """Log in within `seconds`, the private key first, then the password.
 
+    `ahead` saves round trips: the first request does not wait for the login service, and asks for
+    the methods only where there is a choice.
+
     Raises AuthFailed, AuthMethod, AuthChangeRequired, SecretMissing, SessionLimit, StopRequested;
-    ConnectionLost and Stalled only before a credential was sent: whatever breaks the login after
-    that counts as a refusal.
+    ConnectionLost and Stalled only before a credential was sent to a server that takes logins:
+    whatever breaks the login after that counts as a refusal.
     """
     key = None
     if credentials.private_key is not None:
         key = load_private_key(credentials.private_key, credentials.passphrase)
-    login = _Login(connection, username, key, credentials.password)
+    login = _Login(connection, username, key, credentials.password, ahead=ahead)
 
     def late() -> MxdeliverError:
         return Stalled(f"{connection.place} did not finish the login within {seconds:g} s")
@@ -79,23 +87,43 @@ class _Login:
     """One login: which methods the server takes now, and which credentials are left."""
 
     def __init__(
-        self, connection: Connection, username: str, key: PKey | None, password: Secret | None
+        self,
+        connection: Connection,
+        username: str,
+        key: PKey | None,
+        password: Secret | None,
+        *,
+        ahead: bool,
     ) -> None:
         self._connection = connection
         self._username = username
         self._key = key
         self._password = password
+        self._ahead = ahead
         self._unasked: Secret | None = None
         self._refused = False
         self._sent = False
         self._prompts: list[str] = []
 
     def run(self) -> None:
-        reply = self._ask(lambda handler: handler.send_auth_request(self._username, "none"))
+        reply = self._begin()
         while not reply.success:
             if reply.change_required:
                 raise AuthChangeRequired(f"{self._who} must change the password before logging in")
             reply = self._next(reply.methods)
+
+    def _begin(self) -> LoginReply:
+        """Ask which methods the server takes, or try the only credential if that saves a round trip.
+
+        With an RSA key the server's list of signature algorithms must have come before.
+        """
+        only_key = self._key is not None and self._password is None
+        if not self._ahead or not only_key or isinstance(self._key, RSAKey):
+            return self._ask(lambda handler: handler.send_auth_request(self._username, "none"))
+        reply = self._next(("publickey",))
+        # A server that takes no keys has not looked at this one.
+        self._refused = self._refused and "publickey" in reply.methods
+        return reply
 
     @property
     def _who(self) -> str:
@@ -147,11 +175,14 @@ class _Login:
     ) -> LoginReply:
         transport = self._connection.transport
         try:
-            transport.ensure_session()
+            transport.request_logins()
+            if not self._ahead:
+                transport.ensure_session()
             handler = transport.auth_handler
             assert isinstance(handler, LoginHandler)  # noqa: S101 - made by `get_auth_handler`
             self._sent = self._sent or sends_credential
             reply = request(handler)
+            transport.ensure_session()
         except (SSHException, OSError, EOFError) as error:
             raise self._failure(error) from error
         assert isinstance(reply, LoginReply)  # noqa: S101 - see LoginHandler.send_auth_request
@@ -170,7 +201,7 @@ class _Login:
         said = f" ({text})" if text else ""
         if ended is None and isinstance(error, SSHException) and connection.transport.is_active():
             return AuthMethod(f"{self._who}: the server takes no signature of this type of key")
-        if self._sent:
+        if self._sent and connection.transport.takes_logins:
             # Trying again could lock the account: the server may have counted a failed login.
             how = "hung up instead of answering" if ended is None else "did not answer in time"
             return AuthFailed(f"{self._who}: the server {how} after the credential was sent{said}")

@@ -15,9 +15,10 @@ import struct
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from threading import Thread
 
-from paramiko import Channel, ChannelException, SSHException
+from paramiko import ChannelException, SSHException
 
 from mxdeliver.core.errors import (
     ConnectionLost,
@@ -26,10 +27,10 @@ from mxdeliver.core.errors import (
     SftpUnavailable,
     Stalled,
 )
-from mxdeliver.edge.sftp.engine import Engine
+from mxdeliver.edge.sftp.engine import Engine, Kind, Posted
 from mxdeliver.edge.sftp.handshake import Connection
 from mxdeliver.edge.sftp.model import Limits
-from mxdeliver.edge.sftp.transport import DataChannel
+from mxdeliver.edge.sftp.opening import DataChannel, Opening
 
 MOST_CHANNELS = 8
 """OpenSSH allows ten sessions to a connection (MaxSessions)."""
@@ -37,7 +38,8 @@ _WINDOW = 2 * 1024 * 1024
 _LONG_WAY = 0.01  # one window each: 200 MB/s, about as much as one process encrypts
 _ROUND_TRIPS_TO_WAIT = 3
 _SOON = 0.5
-_ONE_AFTER_THE_OTHER = "-OpenSSH_"  # sftp-server.c: one loop, one request at a time
+_MOST_AHEAD = 200
+"""Requests; far less than a window, and than may be under way."""
 
 
 @contextmanager
@@ -53,12 +55,27 @@ def mapped(connection: Connection) -> Iterator[None]:
         raise ConnectionLost(f"{connection.place} sent a packet cut short") from error
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """SFTP on the first channel, and what comes beside it; `asked` are requests that were sent ahead."""
+
+    engine: Engine
+    further: FurtherChannels
+    asked: Posted | None = None
+
+
 def start_sftp(
-    connection: Connection, limits: Limits, sizes: Sequence[int]
-) -> tuple[Engine, FurtherChannels]:
+    connection: Connection,
+    limits: Limits,
+    sizes: Sequence[int],
+    *,
+    ahead: bool = False,
+    first: Sequence[tuple[Kind, bytes]] = (),
+) -> Started:
     """Start SFTP on the first channel, and on more in the background, as files of `sizes` are worth.
 
-    Without sizes nothing is taken for granted of the server that is not in the protocol.
+    With `ahead`, for OpenSSH, nothing waits that need not: neither for one channel to be open before
+    the next is asked for, nor for the server's version before the `first` requests are sent.
     Raises SessionLimit, SftpUnavailable, Stalled.
     """
     place, seconds = connection.place, limits.session
@@ -67,16 +84,19 @@ def start_sftp(
         return Stalled(f"{place} did not start SFTP within {seconds:g} s")
 
     with mapped(connection), connection.watchdog.limit(seconds, late):
-        channel = _open_channel(connection)
-        further = FurtherChannels(connection, sizes)  # never before the one that is needed
-        engine = _engine(channel, connection, eager=bool(sizes))
+        opening = connection.transport.request_session()
+        if not ahead:
+            _wait_for(opening, connection)
+        further = FurtherChannels(connection, sizes, ahead=ahead)  # behind the one that is needed
+        sent_ahead = first if ahead and len(first) <= _MOST_AHEAD else ()
+        engine, asked = _engine(opening, connection, ahead=ahead, first=sent_ahead)
         try:
             engine.start()
         except SftpUnavailable:
             if _has_ended(connection):
                 raise EOFError from None  # by itself or by the watchdog: it tells nothing of SFTP
             raise
-    return engine, further
+    return Started(engine=engine, further=further, asked=asked if sent_ahead else None)
 
 
 def _has_ended(connection: Connection) -> bool:
@@ -85,23 +105,39 @@ def _has_ended(connection: Connection) -> bool:
     return not connection.transport.is_alive()
 
 
-def _open_channel(connection: Connection) -> Channel:
+def _wait_for(opening: Opening, connection: Connection) -> DataChannel:
     try:
-        return connection.transport.open_session()  # for as long as the watchdog lets it
+        return DataChannel(
+            opening.wait(), connection.transport
+        )  # for as long as the watchdog lets it
     except ChannelException as error:
         raise SessionLimit(f"{connection.place} opens no session: {error.text}") from error
 
 
-def _engine(channel: Channel, connection: Connection, *, eager: bool) -> Engine:
+def _engine(
+    opening: Opening,
+    connection: Connection,
+    *,
+    ahead: bool,
+    first: Sequence[tuple[Kind, bytes]] = (),
+) -> tuple[Engine, Posted]:
+    """Give an engine that can be started; with `ahead` it has begun, and sent the `first` requests."""
+    channel = _wait_for(opening, connection)
+    engine = Engine(channel, connection.watchdog, connection.place)
+    engine.answers_in_order = ahead
+    asked = Posted(engine)
     try:
-        channel.invoke_subsystem("sftp")
-    except SSHException as error:
+        channel.request_subsystem("sftp")
+        if ahead:
+            engine.hail()
+        for kind, body in first:
+            asked.add(kind, body)
+        channel.await_subsystem()
+    except (SSHException, OSError, EOFError) as error:  # a refusal closes the channel
         if connection.watchdog.failure is not None or _has_ended(connection):
             raise
         raise SftpUnavailable(f"{connection.place} refuses the sftp subsystem") from error
-    engine = Engine(DataChannel(channel), connection.watchdog, connection.place)
-    engine.answers_in_order = eager and _ONE_AFTER_THE_OTHER in connection.transport.remote_version
-    return engine
+    return engine, asked
 
 
 def channels_worth(sizes: Sequence[int], round_trip: float) -> int:
@@ -120,22 +156,26 @@ class FurtherChannels:
     They end with the connection.
     """
 
-    def __init__(self, connection: Connection, sizes: Sequence[int]) -> None:
+    def __init__(
+        self, connection: Connection, sizes: Sequence[int], *, ahead: bool = False
+    ) -> None:
         self._connection = connection
         self._engines: list[Engine] = []
         round_trip = connection.transport.round_trip
         self._patience = _ROUND_TRIPS_TO_WAIT * round_trip
+        self._ahead = ahead
+        number = channels_worth(sizes, round_trip) - 1
+        openings = [connection.transport.request_session() for _ in range(number)]
         self._threads = [
-            Thread(target=self._open, name="sftp-channel", daemon=True)
-            for _ in range(channels_worth(sizes, round_trip) - 1)
+            Thread(target=self._start, args=[opening], name="sftp-channel", daemon=True)
+            for opening in openings
         ]
         for thread in self._threads:
             thread.start()
 
-    def _open(self) -> None:
-        connection = self._connection
+    def _start(self, opening: Opening) -> None:
         with suppress(MxdeliverError, SSHException, OSError, EOFError, struct.error):
-            engine = _engine(_open_channel(connection), connection, eager=True)
+            engine, _ = _engine(opening, self._connection, ahead=self._ahead)
             engine.start()
             self._engines.append(engine)
 

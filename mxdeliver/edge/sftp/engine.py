@@ -14,7 +14,7 @@ from enum import IntEnum
 from functools import partial
 
 from mxdeliver.core.errors import ConnectionLost, SftpUnavailable, peer_text
-from mxdeliver.edge.sftp.transport import DataChannel
+from mxdeliver.edge.sftp.opening import DataChannel
 from mxdeliver.edge.sftp.watchdog import Watchdog
 
 VERSION = 3
@@ -25,6 +25,7 @@ _MOST_UNDER_WAY = 256
 _MOST_UNREAD = 4 * 1024 * 1024
 _WAKE_EVERY = 0.2
 _FIXED = struct.Struct(">IBI")
+_INIT = _FIXED.pack(5, 1, VERSION)
 
 
 class Kind(IntEnum):
@@ -94,6 +95,27 @@ def read_string(body: bytes, offset: int = 0) -> tuple[bytes, int]:
     return body[offset + 4 : end], end
 
 
+class Posted:
+    """Requests that were sent at once; their answers are given in the order of the requests."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._replies: dict[int, Reply] = {}
+        self._count = 0
+
+    def add(self, kind: Kind, body: bytes, *, optional: bool = False) -> None:
+        """Send one more."""
+        on_reply = partial(self._replies.__setitem__, self._count)
+        self._engine.send(kind, body, on_reply, optional=optional)
+        self._count += 1
+
+    def answers(self) -> list[Reply]:
+        """Wait for all answers."""
+        while len(self._replies) < self._count:
+            self._engine.reap()
+        return [self._replies[place] for place in range(self._count)]
+
+
 class Engine:
     """Requests and answers over one channel."""
 
@@ -111,15 +133,26 @@ class Engine:
         self.most_handles: int | None = None
         self.answers_in_order = False
         """Whether the server is known to finish each request before it looks at the next one."""
+        self._hailed = False
 
     @property
     def under_way(self) -> int:
         """How many requests are not answered yet."""
         return len(self._waiting)
 
+    def hail(self) -> None:
+        """Send what SFTP begins with, before `start` does; requests may follow without waiting.
+
+        Only to a server that answers in order, and refuses the extension that it does not know.
+        """
+        self._hailed = True
+        self._write(_INIT)
+        self._ask_for_limits()
+
     def start(self) -> None:
         """Agree on version 3 and learn extensions and limits; raises SftpUnavailable."""
-        self._write(struct.pack(">IBI", 5, Kind.INIT, VERSION))
+        if not self._hailed:
+            self._write(_INIT)
         try:
             packet = self._packet()
             kind, version = struct.unpack_from(">BI", packet)
@@ -132,9 +165,12 @@ class Engine:
                 self.extensions[peer_text(name)] = value
         except (struct.error, ConnectionLost, EOFError) as error:
             raise SftpUnavailable(f"{self._place} does not answer as an SFTP server") from error
-        if "limits@openssh.com" in self.extensions:
-            # not waited for, as long as what is sent next keeps no limit anyway: see `settle`
-            self.send(Kind.EXTENDED, text(b"limits@openssh.com"), self._learn_limits)
+        if "limits@openssh.com" in self.extensions and not self._hailed:
+            self._ask_for_limits()
+
+    def _ask_for_limits(self) -> None:
+        """Ask, and not wait for it as long as what is sent next keeps no limit anyway: see `settle`."""
+        self.send(Kind.EXTENDED, text(b"limits@openssh.com"), self._learn_limits)
 
     def _learn_limits(self, reply: Reply) -> None:
         """Take larger pieces only where the server says so: some corrupt what is larger than 32 KiB."""
@@ -175,16 +211,12 @@ class Engine:
         self, requests: Iterable[tuple[Kind, bytes]], *, optional: bool = False
     ) -> list[Reply]:
         """Send all requests at once and wait for all answers, given in the order of the requests."""
-        replies: dict[int, Reply] = {}
-        count = 0
+        posted = Posted(self)
         for kind, body in requests:
-            self.send(kind, body, partial(replies.__setitem__, count), optional=optional)
-            count += 1
+            posted.add(kind, body, optional=optional)
             while self.under_way >= _MOST_UNDER_WAY:
                 self.reap()
-        while len(replies) < count:
-            self.reap()
-        return [replies[place] for place in range(count)]
+        return posted.answers()
 
     def settle(self) -> None:
         """Wait for all answers that are still under way, the server's limits among them."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date
 
@@ -25,7 +25,17 @@ from mxdeliver.edge.sftp.address import Networks, Resolver, system_resolver
 from mxdeliver.edge.sftp.attributes import unpack
 from mxdeliver.edge.sftp.authentication import authenticate
 from mxdeliver.edge.sftp.channels import FurtherChannels, mapped, start_sftp
-from mxdeliver.edge.sftp.engine import DEFAULT_PIECE, Engine, Kind, Reply, Status, read_string, text
+from mxdeliver.edge.sftp.directory import look_requests, remote_path
+from mxdeliver.edge.sftp.engine import (
+    DEFAULT_PIECE,
+    Engine,
+    Kind,
+    Posted,
+    Reply,
+    Status,
+    read_string,
+    text,
+)
 from mxdeliver.edge.sftp.failures import failure
 from mxdeliver.edge.sftp.handshake import Connection, dialler, pinned_connection, scanned
 from mxdeliver.edge.sftp.model import (
@@ -65,12 +75,13 @@ def connect(
     resolve: Resolver = system_resolver,
     stop: Callable[[], bool] = _never,
     sleep: Callable[[float], None] = time.sleep,
-    sizes: Sequence[int] = (),
+    files: Mapping[str, int] | None = None,
 ) -> Iterator[Session]:
     """Open a session; nothing but a handshake is sent before address and host key are proven.
 
-    `today` decides which pins still count. For files of these `sizes` (bytes) further channels are
-    opened where that is worth it. Raises PortNotAllowed, DnsFailed, AddressNotAllowed,
+    `today` decides which pins still count. A first attempt tells the sizes (bytes) of its `files` by
+    name: further channels are opened for them where that is worth it, and OpenSSH is sent ahead what
+    need not wait, the look at these names included. Raises PortNotAllowed, DnsFailed, AddressNotAllowed,
     ConnectTimeout, ConnectRefused, NetworkUnreachable, SshBanner, SshAlgorithmMismatch,
     HostKeyMismatch, AuthFailed, AuthMethod, AuthChangeRequired, SecretMissing, SessionLimit,
     SftpUnavailable, ConnectionLost, Stalled, StopRequested.
@@ -84,10 +95,33 @@ def connect(
         stop=stop,
     )
     with pinned_connection(to, endpoint, today) as connection:
-        authenticate(connection, endpoint.username, credentials, seconds=limits.authentication)
+        files = files or {}
+        ahead = bool(files) and connection.transport.is_openssh
+        authenticate(
+            connection,
+            endpoint.username,
+            credentials,
+            seconds=limits.authentication,
+            ahead=ahead,
+        )
         connection.transport.set_keepalive(round(limits.keepalive))
-        engine, further = start_sftp(connection, limits, sizes)
-        yield Session(connection, engine, further, endpoint, limits=limits, sleep=sleep)
+        names = tuple(files)
+        started = start_sftp(
+            connection,
+            limits,
+            tuple(files.values()),
+            ahead=ahead,
+            first=look_requests(endpoint, names),
+        )
+        yield Session(
+            connection,
+            started.engine,
+            started.further,
+            endpoint,
+            limits=limits,
+            sleep=sleep,
+            asked=None if started.asked is None else (names, started.asked),
+        )
 
 
 def scan_host_keys(
@@ -116,6 +150,7 @@ class Session:
         *,
         limits: Limits,
         sleep: Callable[[float], None],
+        asked: tuple[Sequence[str], Posted] | None = None,
     ) -> None:
         self._connection = connection
         self._engine = engine
@@ -123,6 +158,7 @@ class Session:
         self._endpoint = endpoint
         self._limits = limits
         self._sleep = sleep
+        self._asked = asked
         self._place = connection.place
         self._seen_free: set[str] = set()
         self.facts = PeerFacts(
@@ -143,15 +179,22 @@ class Session:
         """Check the directory and give the `attributes` of names in it, all at once."""
         directory = self._endpoint.directory or "."
         with self._bounded(self._limits.request):
-            reply, *replies = self._engine.call_all(
-                [(Kind.STAT, text(directory.encode())), *map(self._lstat, names)]
-            )
+            reply, *replies = self._look_replies(names)
             is_other = reply.kind == Kind.ATTRS and not unpack(reply.body).is_directory
             if reply.status == Status.NO_SUCH_FILE:
                 raise RemoteDirectoryMissing(f"{directory} does not exist on {self._place}")
             if is_other:
                 raise RemoteDirectoryMissing(f"{directory} on {self._place} is not a directory")
             return dict(zip(names, map(self._seen, names, replies), strict=True))
+
+    def _look_replies(self, names: Sequence[str]) -> list[Reply]:
+        """Give the answers to what was asked with the connection, once, or to what is asked now."""
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            replies = asked[1].answers()
+            if tuple(names) == tuple(asked[0]):
+                return replies
+        return self._engine.call_all(look_requests(self._endpoint, names))
 
     def attributes(self, names: Sequence[str]) -> dict[str, RemoteAttributes | None]:
         """Look at `names` without following links, all at once; None where there is nothing."""
@@ -172,9 +215,9 @@ class Session:
         RemoteDirectoryMissing, RemoteName, RemoteFailure, RemoteVerify, SpoolCorrupt, SpoolIO,
         StopRequested.
         """
-        self._send(uploads, progress=progress)
+        looks = self._send(uploads, progress=progress)
         try:
-            return self._verify(uploads)
+            return self._verify(uploads, looks)
         except MxdeliverError:
             with suppress(ConnectionLost, Stalled, StopRequested):
                 self.remove([upload.temporary for upload in uploads])
@@ -185,9 +228,9 @@ class Session:
 
         On any error what was made is removed as far as possible. Raises what `upload` raises.
         """
-        self._send(uploads, ownership=ownership)
+        looks = self._send(uploads, ownership=ownership)
         try:
-            return self._verify(uploads)
+            return self._verify(uploads, looks)
         except MxdeliverError:
             with suppress(ConnectionLost, Stalled, StopRequested):
                 ownership.may_remove()
@@ -201,13 +244,14 @@ class Session:
         *,
         progress: Callable[[int], None] | None = None,
         ownership: Ownership | None = None,
-    ) -> None:
+    ) -> dict[str, Reply]:
         # Who owns final names is told in groups: one after the other.
         further = self._further.engines() if ownership is None else ()
         with self._bounded(self._limits.no_progress):
-            upload_all(
-                [(upload, self._path(upload.temporary)) for upload in uploads],
+            return upload_all(
+                uploads,
                 [self._engine, *further],
+                path=self._path,
                 open_files=self._endpoint.open_files,
                 place=self._place,
                 is_full=self._is_full,
@@ -267,10 +311,7 @@ class Session:
     # -- details -----------------------------------------------------------------------------------
 
     def _path(self, name: str) -> str:
-        directory = self._endpoint.directory
-        if not directory:
-            return name
-        return f"{directory}{name}" if directory.endswith("/") else f"{directory}/{name}"
+        return remote_path(self._endpoint, name)
 
     @contextmanager
     def _bounded(self, seconds: float) -> Iterator[None]:
@@ -293,12 +334,22 @@ class Session:
             return RemoteAttributes(size=None, is_regular=True, denied=True)
         raise failure(reply, "looking at", self._path(name), self._place)
 
-    def _verify(self, uploads: Sequence[Upload]) -> dict[str, Evidence]:
-        """Look at what was sent, and in one go at the final names, for the `rename` that follows."""
-        sent = [upload.temporary for upload in uploads]
+    def _verify(self, uploads: Sequence[Upload], looks: Mapping[str, Reply]) -> dict[str, Evidence]:
+        """Look at what was sent, and in one go at the final names, for the `rename` that follows.
+
+        Of the `looks` behind each file's close counts what shows a file whole, or a final name free:
+        they may have overtaken it.
+        """
+        sent = {upload.temporary: upload.size for upload in uploads}
         final = [upload.name for upload in uploads if upload.name not in sent]
         with self._bounded(self._limits.request):
-            seen = self.attributes([*sent, *final])
+            seen: dict[str, RemoteAttributes | None] = {}
+            for name, reply in looks.items():
+                if reply.kind == Kind.ATTRS and unpack(reply.body).size == sent.get(name):
+                    seen[name] = self._seen(name, reply)
+                elif reply.status == Status.NO_SUCH_FILE and name not in sent:
+                    seen[name] = None
+            seen |= self.attributes([name for name in (*sent, *final) if name not in seen])
             self._seen_free = {name for name in final if seen[name] is None}
             return Verifier(
                 self._engine,

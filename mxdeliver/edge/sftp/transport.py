@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import logging
 import socket
-import struct
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,14 +17,20 @@ from hashlib import sha256
 from threading import Event
 from typing import Any
 
-from paramiko import Channel, Message, SSHException
+from paramiko import ChannelException, Message, SSHException
 from paramiko.auth_handler import AuthOnlyHandler
-from paramiko.common import cMSG_SERVICE_REQUEST, cMSG_USERAUTH_REQUEST
+from paramiko.common import (
+    CONNECTION_FAILED_CODE,
+    cMSG_CHANNEL_OPEN,
+    cMSG_SERVICE_REQUEST,
+    cMSG_USERAUTH_REQUEST,
+)
 from paramiko.packet import Packetizer
 from paramiko.pkey import PKey
 from paramiko.transport import ServiceRequestingTransport
 
 from mxdeliver.core.errors import peer_text
+from mxdeliver.edge.sftp.opening import Opening
 
 KEY_EXCHANGES = (
     "mlkem768x25519-sha256",
@@ -56,7 +61,6 @@ MACS = (
 _MOST_BANNER_BYTES = 16 * 1024
 _MOST_PACKET_BYTES = 512 * 1024
 _SOON = 0.1
-_CHANNEL_DATA = 94
 
 
 _LOG = "mxdeliver.peer"
@@ -187,6 +191,8 @@ class PeerTransport(ServiceRequestingTransport):
         self.offered: dict[str, list[str]] = {}
         self.disconnected: tuple[int, str] | None = None
         self._service_accepted = Event()
+        self._service_requested_at: float | None = None
+        self._openings: dict[int, Opening] = {}
         self.round_trip = 0.0
         """Seconds that the server took to answer the first request that it answers at once."""
 
@@ -201,6 +207,15 @@ class PeerTransport(ServiceRequestingTransport):
     def preamble(self) -> str:
         """What the server said before or instead of its SSH version, escaped and cut short."""
         return peer_text(bytes(self.packetizer.preamble).strip())  # type: ignore[attr-defined] # ours
+
+    @property
+    def is_openssh(self) -> bool:
+        """Whether the server calls itself OpenSSH.
+
+        Its sshd takes one message after the other, whatever has come behind it, and so does its
+        sftp-server (sftp-server.c: one loop, one request at a time).
+        """
+        return "-OpenSSH_" in self.remote_version
 
     @property
     def is_strict(self) -> bool:
@@ -234,20 +249,32 @@ class PeerTransport(ServiceRequestingTransport):
         while not event.wait(_SOON) and self.is_active():
             pass
 
-    def ensure_session(self) -> None:
-        """Ask for the login service once, and wait for it no longer than the connection lives."""
-        if self._service_accepted.is_set():
+    @property
+    def takes_logins(self) -> bool:
+        """Whether the server has accepted to be asked for logins."""
+        return self._service_accepted.is_set()
+
+    def request_logins(self) -> None:
+        """Ask once for the login service, without waiting for the answer.
+
+        After a key exchange in which the server has signed, a login may be asked for right behind
+        (RFC 4253 section 10).
+        """
+        if self._service_requested_at is not None:
             return
+        self.auth_handler = self.get_auth_handler()
         message = Message()
         message.add_byte(cMSG_SERVICE_REQUEST)
         message.add_string("ssh-userauth")
-        sent_at = time.monotonic()
+        self._service_requested_at = time.monotonic()
         self._send_message(message)  # type: ignore[attr-defined] # not in the stubs
+
+    def ensure_session(self) -> None:
+        """Ask for the login service once, and wait for it no longer than the connection lives."""
+        self.request_logins()
         self.wait_for(self._service_accepted)
-        self.round_trip = time.monotonic() - sent_at
         if not self._service_accepted.is_set():
             raise self.get_exception() or EOFError
-        self.auth_handler = self.get_auth_handler()
 
     def get_auth_handler(self) -> LoginHandler:
         """Give the handler that reports answers instead of raising."""
@@ -255,7 +282,34 @@ class PeerTransport(ServiceRequestingTransport):
 
     def _parse_service_accept(self, message: Message) -> None:
         super()._parse_service_accept(message)  # type: ignore[misc] # not in the stubs
+        if self._service_requested_at is not None and not self._service_accepted.is_set():
+            self.round_trip = time.monotonic() - self._service_requested_at
         self._service_accepted.set()
+
+    def request_session(self) -> Opening:
+        """Ask for a session channel, without waiting for the answer."""
+        with self.lock:
+            number = self._next_channel()  # type: ignore[attr-defined] # not in the stubs
+            opening = Opening(self, number)
+            self._openings[number] = opening
+            self._channels.put(number, opening.channel)  # type: ignore[attr-defined] # as above
+            self.channel_events[number] = opening.answered
+            self.channels_seen[number] = True
+        message = Message()
+        message.add_byte(cMSG_CHANNEL_OPEN)
+        message.add_string("session")
+        for value in (number, self.default_window_size, self.default_max_packet_size):
+            message.add_int(value)
+        self._send_user_message(message)  # type: ignore[attr-defined] # not in the stubs
+        return opening
+
+    def _parse_channel_open_failure(self, message: Message) -> None:
+        """Tell the one who has asked for this channel; paramiko leaves it to whoever looks first."""
+        opening = self._openings.get(message.get_int())
+        if opening is not None:
+            code = message.get_int()
+            reason = CONNECTION_FAILED_CODE.get(code, "(unknown code)")
+            opening.refuse(ChannelException(code, reason))
 
     def _really_parse_kex_init(self, message: Message, **keywords: Any) -> dict[str, Any]:
         parsed: dict[str, Any] = super()._really_parse_kex_init(message, **keywords)  # type: ignore[misc] # not in the stubs
@@ -267,41 +321,6 @@ class PeerTransport(ServiceRequestingTransport):
 
     def _parse_disconnect(self, message: Message) -> None:
         self.disconnected = (message.get_int(), peer_text(message.get_string()))
-
-
-class _Data:
-    """SSH_MSG_CHANNEL_DATA (RFC 4254 section 5.2), as paramiko's channel fills in a Message."""
-
-    __slots__ = ("_channel", "_packet")
-
-    def __init__(self, channel: int) -> None:
-        self._channel = channel
-        self._packet = b""
-
-    def add_string(self, data: memoryview) -> None:
-        """Take the data; all of it is copied once, where Message copies it four times."""
-        head = struct.pack(">BII", _CHANNEL_DATA, self._channel, len(data))
-        self._packet = b"".join((head, data))
-
-    def asbytes(self) -> bytes:
-        """Give the packet's payload."""
-        return self._packet
-
-
-class DataChannel:
-    """A channel of paramiko's for much data: sending takes a quarter less of the processor's time."""
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self.recv = channel.recv
-        self.recv_ready = channel.recv_ready
-        self.settimeout = channel.settimeout
-
-    def send(self, data: memoryview) -> int:
-        """Send some of the data and give how much; 0 where the channel has ended, or TimeoutError."""
-        message = _Data(self._channel.remote_chanid)
-        sent: int = self._channel._send(data, message)  # type: ignore[attr-defined] # noqa: SLF001 - `send` without its Message
-        return sent
 
 
 def key_sha256(key: PKey) -> str:

@@ -80,29 +80,35 @@ class _File:
 
 
 def upload_all(
-    uploads: Sequence[tuple[Upload, str]],
+    uploads: Sequence[Upload],
     engines: Sequence[Engine],
     *,
+    path: Callable[[str], str],
     open_files: int,
     place: str,
     is_full: Callable[[Engine], bool],
     stop_requested: Callable[[], bool],
     progress: Callable[[int], None] | None,
     ownership: Ownership | None = None,
-) -> None:
+) -> dict[str, Reply]:
     """Send all files over these engines, each file over one; whatever fails ends all of it.
 
-    The files then lie complete and closed under their temporary names.
+    The files then lie complete and closed under their temporary names. Gives what LSTAT behind a
+    file's close has shown of its temporary and its final name, where the server answers in order.
     """
     shares = _shares(uploads, min(len(engines), open_files, len(uploads)))
     spare = max(0, open_files - len(shares))
     failed = Event()
 
-    def send(engine: Engine, share: Sequence[tuple[Upload, str]]) -> None:
+    looks: dict[str, Reply] = {}
+
+    def send(engine: Engine, share: Sequence[Upload]) -> None:
         try:
             Uploader(
                 engine,
                 share,
+                path=path,
+                looks=looks,
                 open_files=1 + spare * len(share) // max(1, len(uploads)),
                 place=place,
                 is_full=is_full,
@@ -116,7 +122,7 @@ def upload_all(
 
     if len(shares) == 1:
         send(engines[0], uploads)
-        return
+        return looks
     with ThreadPoolExecutor(len(shares), thread_name_prefix="upload") as pool:
         ends = [pool.submit(send, engine, share) for engine, share in zip(engines, shares)]  # noqa: B905 - no more engines than there are shares for
     errors = [error for end in ends if (error := end.exception()) is not None]
@@ -125,21 +131,24 @@ def upload_all(
         with suppress(SSHException, OSError, EOFError, MxdeliverError):
             for engine, share, end in zip(engines, shares, ends):  # noqa: B905 - as above
                 if end.exception() is None:
-                    engine.call_all((Kind.REMOVE, text(path.encode())) for _, path in share)
+                    engine.call_all(
+                        (Kind.REMOVE, text(path(upload.temporary).encode())) for upload in share
+                    )
     # StopRequested is what the others' failure makes of a share, unless it is all there is.
     errors.sort(key=lambda error: isinstance(error, StopRequested))
     if errors:
         raise errors[0]
+    return looks
 
 
-def _shares(uploads: Sequence[tuple[Upload, str]], number: int) -> list[list[tuple[Upload, str]]]:
+def _shares(uploads: Sequence[Upload], number: int) -> list[list[Upload]]:
     """Part files into so many shares of about the same size, each of one file at least."""
-    shares: list[list[tuple[Upload, str]]] = [[] for _ in range(max(1, number))]
+    shares: list[list[Upload]] = [[] for _ in range(max(1, number))]
     weights = [0] * len(shares)
-    for upload in sorted(uploads, key=lambda one: one[0].size, reverse=True):
+    for upload in sorted(uploads, key=lambda one: one.size, reverse=True):
         lightest = weights.index(min(weights))
         shares[lightest].append(upload)
-        weights[lightest] += upload[0].size + _FILE_WEIGHT
+        weights[lightest] += upload.size + _FILE_WEIGHT
     return shares
 
 
@@ -149,8 +158,10 @@ class Uploader:
     def __init__(
         self,
         engine: Engine,
-        uploads: Sequence[tuple[Upload, str]],
+        uploads: Sequence[Upload],
         *,
+        path: Callable[[str], str],
+        looks: dict[str, Reply],
         open_files: int,
         place: str,
         is_full: Callable[[Engine], bool],
@@ -159,12 +170,14 @@ class Uploader:
         ownership: Ownership | None = None,
     ) -> None:
         self._engine = engine
+        self._path = path
+        self._looks = looks
         self._ownership = ownership
         self._place = place
         self._is_full = is_full
         self._stop_requested = stop_requested
         self._progress = progress
-        self._unopened = deque(_File(upload, path) for upload, path in uploads)
+        self._unopened = deque(_File(upload, path(upload.temporary)) for upload in uploads)
         self._unfinished = len(self._unopened)
         self._writing: deque[_File] = deque()
         self._open_files = max(1, open_files)
@@ -315,6 +328,8 @@ class Uploader:
     def _close(self, file: _File) -> None:
         file.unanswered += 1
         self._engine.send(Kind.CLOSE, text(file.handle), lambda reply: self._closed(file, reply))
+        if self._engine.answers_in_order:
+            self._look(file)
 
     def _closed(self, file: _File, reply: Reply) -> None:
         del self._held[file.path]
@@ -323,6 +338,20 @@ class Uploader:
         self._answered(file)
         if not reply.ok:
             self._fail(reply, "closing", file)
+
+    def _look(self, file: _File) -> None:
+        for name in dict.fromkeys([file.upload.temporary, file.upload.name]):
+            body = text(self._path(name).encode())
+            file.unanswered += 1
+            self._engine.send(
+                Kind.LSTAT,
+                body,
+                lambda reply, name=name: self._looked(file, name, reply),  # type: ignore[misc] # as above
+            )
+
+    def _looked(self, file: _File, name: str, reply: Reply) -> None:
+        self._looks[name] = reply
+        self._answered(file)
 
     def _answered(self, file: _File) -> None:
         """Count an answer; a file is finished when it is closed and the last one has come."""
