@@ -150,7 +150,7 @@ class Session:
         *,
         limits: Limits,
         sleep: Callable[[float], None],
-        asked: tuple[Sequence[str], Posted] | None = None,
+        asked: tuple[tuple[str, ...], Posted] | None = None,
     ) -> None:
         self._connection = connection
         self._engine = engine
@@ -190,10 +190,8 @@ class Session:
     def _look_replies(self, names: Sequence[str]) -> list[Reply]:
         """Give the answers to what was asked with the connection, once, or to what is asked now."""
         asked, self._asked = self._asked, None
-        if asked is not None:
-            replies = asked[1].answers()
-            if tuple(names) == tuple(asked[0]):
-                return replies
+        if asked is not None and asked[0] == tuple(names):
+            return asked[1].answers()
         return self._engine.call_all(look_requests(self._endpoint, names))
 
     def attributes(self, names: Sequence[str]) -> dict[str, RemoteAttributes | None]:

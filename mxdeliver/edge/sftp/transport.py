@@ -292,7 +292,8 @@ class PeerTransport(ServiceRequestingTransport):
             number = self._next_channel()  # type: ignore[attr-defined] # not in the stubs
             opening = Opening(self, number)
             self._openings[number] = opening
-            self._channels.put(number, opening.channel)  # type: ignore[attr-defined] # as above
+            register = self._channels.put  # type: ignore[attr-defined] # as above
+            register(number, opening.channel)
             self.channel_events[number] = opening.answered
             self.channels_seen[number] = True
         message = Message()

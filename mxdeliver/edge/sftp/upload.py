@@ -265,10 +265,12 @@ class Uploader:
             self._begin(file)
 
     def _begin(self, file: _File) -> None:
-        if file.upload.size:
-            self._writing.append(file)
-        else:
+        if not file.upload.size:
             self._end(file)
+        elif file.upload.size <= self._piece and self._unopened:
+            self._writing.appendleft(file)  # soon closed, which makes room for one that waits
+        else:
+            self._writing.append(file)
 
     def _write_piece(self, file: _File) -> None:
         data = file.read(self._piece)
