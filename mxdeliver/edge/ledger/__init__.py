@@ -27,11 +27,11 @@ A lease is a lock that the kernel gives back with the process, and a token that 
 claim; each write of a lease first makes sure that the token is still its own. Nothing here is
 written before it has happened, except intentions: temporary names and names about to be renamed.
 
-Reading order: `tables`, `waiting` (for the locks of others), `database` (opening, dialects, errors),
-`locks`, `rows`, `leftovers` (what attempts may have left in part), `planning`,
-`servers` (what each client's server allows), `direct` (files written under their final names),
-`lease`, `claims` (how a lease begins), `requests` (what people ask for), `book` (the ledger itself),
-`damage` (whether it is whole), `rebuilding` (a lost one).
+Reading order: `tables`, `waiting` (for the locks of others), `database` (opening, dialects,
+errors), `locks`, `rows`, `leftovers` (what attempts may have left in part), `planning`, `servers`
+(what each client's server allows), `direct` (files written under their final names), `stages` (how
+far files are), `lease`, `claims` (how a lease begins), `requests` (what people ask for), `book`
+(the ledger itself), `damage` (whether it is whole), `rebuilding` (a lost one).
 """
 
 from mxdeliver.edge.ledger.book import Ledger

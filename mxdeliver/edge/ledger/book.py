@@ -19,7 +19,7 @@ from mxdeliver.edge.ledger.lease import Lease
 from mxdeliver.edge.ledger.locks import Locks
 from mxdeliver.edge.ledger.rows import FileState, HistoryEntry
 from mxdeliver.edge.ledger.servers import ServerProfile
-from mxdeliver.edge.ledger.tables import clients, deliveries, history
+from mxdeliver.edge.ledger.tables import deliveries, history
 
 BUSY_SECONDS = 20.0
 
@@ -148,9 +148,7 @@ class Ledger:
     def first_seen(self, client_guid: str) -> datetime | None:
         """Give the time at which the ledger first heard of the client."""
         with self._database.read() as connection:
-            return connection.scalar(
-                select(clients.c.first_seen).where(clients.c.client_guid == client_guid)
-            )
+            return planning.first_seen(connection, client_guid)
 
     # -- what is known ---------------------------------------------------------------------------
 

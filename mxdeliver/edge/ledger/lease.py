@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, Update, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
 from mxdeliver.core.errors import (
     DeliveryInDoubt,
@@ -30,28 +29,19 @@ from mxdeliver.edge.ledger.rows import (
     file_values,
     seal_values,
 )
+from mxdeliver.edge.ledger.stages import (
+    TEMPORARY_GONE,
+    advance,
+    evidence_values,
+    require_manifest_last,
+)
 from mxdeliver.edge.ledger.tables import attempts, deliveries, files, temporaries
 
-TEMPORARY_GONE = frozenset({"renamed", "swept"})
-"""The outcomes of publishing after which the temporary name is known to be gone."""
-_MADE_NOW = frozenset({"renamed", "written"})
 _BY_ID = select(deliveries).where(deliveries.c.id == bindparam("id")).with_for_update()
 _FORGET = delete(temporaries).where(
     temporaries.c.delivery_id == bindparam("delivery_id"),
     temporaries.c.name.in_(bindparam("names", expanding=True)),
 )
-
-
-@cache
-def _moving(columns: frozenset[str]) -> Update:
-    """Give the statement that moves a file to a stage, with the values of these columns."""
-    return (
-        update(files)
-        .where(files.c.delivery_id == bindparam("_delivery_id"), files.c.name == bindparam("_name"))
-        .values(
-            state=bindparam("_state"), **{column: bindparam(f"_{column}") for column in columns}
-        )
-    )
 
 
 class Lease:
@@ -176,8 +166,9 @@ class Lease:
         with self._writing() as (connection, _):
             rows = file_rows(connection, self._id)
             self._refuse_doubtful(rows, temporaries_)
-            self._advance(
+            advance(
                 connection,
+                self.key,
                 rows,
                 FileStage.UPLOADING,
                 {name: {"temporary": temporary} for name, temporary in temporaries_.items()},
@@ -213,7 +204,7 @@ class Lease:
         with self._writing() as (connection, _):
             rows = file_rows(connection, self._id)
             self._refuse_doubtful(rows, names)
-            self._advance(connection, rows, FileStage.UPLOADING, dict.fromkeys(names, values))
+            advance(connection, self.key, rows, FileStage.UPLOADING, dict.fromkeys(names, values))
 
     def created(self, names: Sequence[str]) -> None:
         """Write down that these final names were made by us: what they hold may be removed."""
@@ -238,7 +229,7 @@ class Lease:
         """Name the files that are about to be renamed, in one commit."""
         with self._writing() as (connection, _):
             rows = file_rows(connection, self._id)
-            self._advance(connection, rows, FileStage.PUBLISHING, {name: {} for name in names})
+            advance(connection, self.key, rows, FileStage.PUBLISHING, {name: {} for name in names})
 
     def published(self, evidence: Mapping[str, PublishEvidence]) -> None:
         """Write down what the server acknowledged, in one commit.
@@ -248,41 +239,17 @@ class Lease:
         """
         with self._writing() as (connection, _):
             rows = file_rows(connection, self._id)
-            self._advance(
+            advance(
                 connection,
+                self.key,
                 rows,
                 FileStage.PUBLISHED,
-                {name: _evidence_values(item) for name, item in evidence.items()},
+                {name: evidence_values(item) for name, item in evidence.items()},
             )
-            _manifest_is_last(rows, evidence)
+            require_manifest_last(rows, evidence)
             renamed = {name for name, item in evidence.items() if item.outcome in TEMPORARY_GONE}
             gone = [row.temporary for row in rows if row.name in renamed and row.temporary]
             forget(connection, self._id, gone)
-
-    def _advance(
-        self,
-        connection: Connection,
-        rows: Sequence[Row[Any]],
-        stage: FileStage,
-        values: Mapping[str, Mapping[str, object]],
-    ) -> None:
-        """Move files to a stage; Internal for names that `rows` lack and for published ones."""
-        states = {row.name: row.state for row in rows}
-        for name in values:
-            if name not in states:
-                raise Internal(f"{describe(self.key)} has no file {name}")
-            if states[name] == FileStage.PUBLISHED and stage is not FileStage.PUBLISHED:
-                raise Internal(f"{name} is published already")
-        if not values:
-            return
-        common = {"_delivery_id": self._id, "_state": stage.value}
-        connection.execute(
-            _moving(frozenset(next(iter(values.values())))),
-            [
-                {**common, "_name": name, **{f"_{column}": one for column, one in row.items()}}
-                for name, row in values.items()
-            ],
-        )
 
     # -- how the attempt ends --------------------------------------------------------------------
 
@@ -390,24 +357,3 @@ class Lease:
 def forget(connection: Connection, delivery_id: int, names: Iterable[str]) -> None:
     """Drop temporary names that are known to be gone from the server."""
     connection.execute(_FORGET, {"delivery_id": delivery_id, "names": list(names)})
-
-
-def _manifest_is_last(before: Sequence[Row[Any]], evidence: Mapping[str, PublishEvidence]) -> None:
-    *data, manifest = before
-    made_now = manifest.name in evidence and evidence[manifest.name].outcome in _MADE_NOW
-    if made_now and any(
-        row.state != FileStage.PUBLISHED and row.name not in evidence for row in data
-    ):
-        raise Internal(f"{manifest.name} was published before the files that it lists")
-
-
-def _evidence_values(evidence: PublishEvidence) -> dict[str, object]:
-    return {
-        "level": evidence.level,
-        "published_size": evidence.size,
-        "outcome": evidence.outcome,
-        "address": evidence.address,
-        "host_key": evidence.host_key,
-        "server": evidence.server,
-        "direct": None,
-    }

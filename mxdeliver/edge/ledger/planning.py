@@ -239,6 +239,12 @@ def opens_by_change(
     return is_changed(parked.fingerprint, context, parked.error_code)
 
 
+def first_seen(connection: Connection, client_guid: str) -> datetime | None:
+    """Give the time at which the ledger first heard of the client."""
+    known = clients_table.c
+    return connection.scalar(select(known.first_seen).where(known.client_guid == client_guid))
+
+
 def owed_at_first_sight(
     clients: Sequence[Client], *, now: datetime, catch_up_days: int
 ) -> list[tuple[str, SnapshotDate]]:
