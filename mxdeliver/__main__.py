@@ -12,6 +12,8 @@ _OBJECTS_BETWEEN_COLLECTIONS = 100_000
 def main() -> None:
     """Run the command line and exit with its status."""
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+    # Nothing here multiplies matrices; the library's threads would turn round while they wait.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # What Arrow frees goes back to the system; its own pools keep some thirty megabytes.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     from mxdeliver.cli import command_line, process  # noqa: PLC0415 - nothing before it is needed

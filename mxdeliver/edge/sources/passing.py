@@ -50,10 +50,11 @@ def in_order(
     for batch in batches:
         waiting.append(batch)
         count += batch.num_rows
-        weight += batch.nbytes
+        weight += batch.get_total_buffer_size()
         if count - passed <= rows and weight < size:
             continue
         together = pa.concat_batches(waiting)
+        held = together.num_rows
         seconds = _seconds(together, where)
         settled = int(seconds.searchsorted(seconds[-1]))  # of the last second more may come
         if settled - passed >= rows or (settled and weight >= size):
@@ -61,7 +62,8 @@ def in_order(
             yield _taken(together, _places(together.slice(0, settled))[passed:end])
             begin = int(seconds.searchsorted(seconds[end]))
             together, passed = together.slice(begin), end - begin
-        waiting, count, weight = [together], together.num_rows, together.nbytes
+        waiting, count = [together], together.num_rows
+        weight = weight * count // held
     if waiting:
         together = pa.concat_batches(waiting)
         _seconds(together, where)

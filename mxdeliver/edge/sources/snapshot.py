@@ -202,7 +202,7 @@ class DuckDBSnapshot:
                 for batch in self._read(
                     relation.rows(event, part), values(client_guid, part), where, batch_rows
                 ):
-                    parts.weigh(batch.num_rows, batch.nbytes)
+                    parts.weigh(batch.num_rows, batch.get_total_buffer_size())
                     yield batch
             except SourceMemory:
                 self._begin_again(where)
@@ -301,7 +301,7 @@ def _gathered(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     size = 0
     for batch in batches:
         waiting.append(batch)
-        size += batch.nbytes
+        size += batch.get_total_buffer_size()
         if size >= _WORTH_PASSING_ON:
             yield waiting[0] if len(waiting) == 1 else pa.concat_batches(waiting)
             waiting, size = [], 0
