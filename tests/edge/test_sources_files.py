@@ -381,6 +381,22 @@ def test_what_a_writer_left_in_its_log_is_read_again_and_again(tmp_path):
         assert read(origin) == [{"guid": "u1", "name": "new"}]
 
 
+@pytest.mark.parametrize("moment", ["before_truncate", "before_header", "after_free_list_write"])
+def test_what_a_writer_left_that_died_in_a_checkpoint_is_read_again_and_again(tmp_path, moment):
+    path = users(tmp_path)
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(f"set debug_checkpoint_abort = '{moment}'")
+        connection.execute(
+            f"insert into users values ('u1', 'new', '{CLIENT}', {START}, null, null)"
+        )
+        with pytest.raises(duckdb.FatalException):
+            connection.execute("checkpoint")
+    assert path.with_name("warehouse.duckdb.wal").exists()
+    origin = source(tmp_path)
+    for _ in range(2):
+        assert read(origin) == [{"guid": "u1", "name": "new"}]
+
+
 def damage(path):
     content = bytearray(path.read_bytes())
     content[12_288:12_388] = bytes(100)

@@ -1,5 +1,6 @@
 """Rows that lie in order already come in the same order as if they had been sorted, without a sort."""
 
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,11 +11,18 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from mxdeliver.core.errors import SourceIncomplete
+from mxdeliver.core.errors import SourceIncomplete, SourceMemory
 from mxdeliver.core.model import EventType
-from mxdeliver.edge.sources.passing import KEY, SECOND, TIE, in_order, lie_in_order
+from mxdeliver.edge.sources.passing import (
+    KEY,
+    SECOND,
+    TIE,
+    InOrder,
+    keeps_order,
+    lie_in_order,
+)
 from mxdeliver.edge.sources.queries import Relation
-from tests.support.sources import CLIENT, START, database, read, resource, source
+from tests.support.sources import CLIENT, DAY, START, database, read, resource, source
 
 ROWS = st.lists(st.tuples(st.integers(0, 6), st.binary(max_size=2), st.integers(0, 3)), max_size=60)
 
@@ -30,7 +38,12 @@ def batches_of(rows, *, at_once):
             SECOND: pa.array([second for second, *_ in rows], pa.int64()),
         }
     )
-    return table.to_batches(max_chunksize=at_once)
+    batches = table.to_batches(max_chunksize=at_once)
+    return [batch.take(pa.array(range(batch.num_rows))) for batch in batches]  # of their own
+
+
+def in_order(batches, *, rows, size):
+    return InOrder(iter(batches), start=0, rows=rows, size=size, where="users")
 
 
 def seconds_of(seconds, *, at_once):
@@ -40,10 +53,10 @@ def seconds_of(seconds, *, at_once):
 @given(rows=ROWS.map(lambda rows: sorted(rows, key=lambda row: row[0])), data=st.data())
 def test_what_passes_in_order_of_its_seconds_comes_out_in_order_of_its_keys(rows, data):
     at_once, most = data.draw(st.integers(1, 20)), data.draw(st.integers(1, 20))
-    size = data.draw(st.sampled_from([1, 200, 1 << 20]))
+    size = data.draw(st.sampled_from([5000, 1 << 20]))
     batches = batches_of(rows, at_once=at_once)
 
-    given_out = list(in_order(batches, rows=most, size=size, where="users"))
+    given_out = list(in_order(batches, rows=most, size=size))
 
     texts = [text for batch in given_out for text in batch.column("text").to_pylist()]
     assert texts == [str(row) for row in sorted(rows)]
@@ -63,7 +76,7 @@ def test_each_batch_is_as_large_as_it_may_be_and_no_more_is_held_than_another_on
             yield batch
 
     passed = 0
-    for batch in in_order(batches(), rows=40, size=1 << 20, where="users"):
+    for batch in in_order(batches(), rows=40, size=1 << 20):
         passed += batch.num_rows
         assert drawn - passed <= 40 + 10 + 3
 
@@ -74,7 +87,7 @@ def test_a_second_that_goes_back_after_all_ends_the_stream():
     batches = seconds_of([1, 2, 3, 4, 5, 4], at_once=3)
 
     with pytest.raises(SourceIncomplete, match="users: its rows came in another order"):
-        list(in_order(batches, rows=2, size=1 << 20, where="users"))
+        list(in_order(batches, rows=2, size=1 << 20))
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 100])
@@ -93,6 +106,55 @@ def test_rows_lie_in_order_where_no_second_goes_back_or_holds_too_many(
     seconds, most_rows, found, at_once
 ):
     assert lie_in_order(seconds_of(seconds, at_once=at_once), most_rows=most_rows) is found
+
+
+@given(
+    rows=ROWS.filter(bool).map(lambda rows: sorted(rows, key=lambda row: row[0])), data=st.data()
+)
+def test_where_memory_ends_what_passed_is_whole_up_to_the_second_that_is_told(rows, data):
+    batches = batches_of(rows, at_once=data.draw(st.integers(1, 20)))
+    passed = data.draw(st.integers(0, len(batches)))
+
+    def broken():
+        yield from batches[:passed]
+        raise SourceMemory("it ended here")
+
+    taken = in_order(broken(), rows=data.draw(st.integers(1, 20)), size=1 << 20)
+    texts = [text for batch in taken for text in batch.column("text").to_pylist()]
+
+    assert texts == [str(row) for row in sorted(rows) if row[0] < taken.rest]
+    assert taken.rest <= max(second for second, *_ in rows)
+
+
+def test_heavy_rows_do_not_pass():
+    rows = [(number // 3, b"x" * (5 if number < 60 else 50_000), 0) for number in range(90)]
+    taken = in_order(batches_of(rows, at_once=10), rows=40, size=10_000)
+
+    passed = sum(batch.num_rows for batch in taken)
+
+    assert 60 <= passed <= 75
+    assert taken.rest == passed // 3
+
+
+def plan(*names):
+    """EXPLAIN's JSON, of which this code reads names and children."""
+    nodes = []
+    for name in reversed(names):
+        nodes = [{"name": name, "children": nodes}]
+    return json.dumps(nodes)
+
+
+@pytest.mark.parametrize(
+    ("names", "keeps"),
+    [
+        (["SEQ_SCAN "], True),
+        (["PROJECTION", "FILTER", "READ_CSV"], True),
+        (["PROJECTION", "HASH_GROUP_BY", "SEQ_SCAN"], False),
+        (["UNNEST", "SEQ_SCAN"], False),
+    ],
+)
+def test_a_scan_that_is_filtered_and_projected_keeps_its_order(names, keeps):
+    assert keeps_order(plan(*names)) is keeps
 
 
 # -- against DuckDB --------------------------------------------------------------------------------
@@ -226,3 +288,54 @@ def test_updates_that_lie_in_order_among_others_come_alone(seconds, batch_rows):
     assert len(passed) == sum(
         number % 3 > 0 and number % 2 == 1 for number, _ in enumerate(seconds)
     )
+
+
+def test_a_view_that_joins_is_sorted_whichever_side_duckdb_begins_with(tmp_path):
+    """With more columns it begins with the other side, and gives that one's order."""
+    columns = ", ".join(f"'some text ' || i as c{number}" for number in range(8))
+    path = in_time(tmp_path, rows=6000, guid="number")
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(
+            f"create table d as select i as account, {columns} from range(1000) t(i)"
+        )
+    fields = [f"c{number}" for number in range(8)]
+    joined = (
+        "(select * from warehouse.users left join warehouse.d on guid::bigint % 1000 = account)"
+    )
+    origin = source(tmp_path, views={"both": joined}, database="warehouse.duckdb", slice_rows=500)
+
+    rows = read(origin, wanted=resource("both", "guid", *fields))
+
+    assert [int(row["guid"]) for row in rows] == sorted(
+        range(6000), key=lambda number: (number // 7, number)
+    )
+
+
+def wide(folder, *, rows, first, width):
+    """Users in Parquet, 16 rows at a time; from the `first` on their names are wide."""
+    in_time(
+        folder, rows=rows, name=f"repeat('x', case when number < {first} then 1 else {width} end)"
+    )
+    with duckdb.connect(str(folder / "warehouse.duckdb")) as connection:
+        connection.execute(
+            f"copy users to '{folder}/users.parquet' (format parquet, row_group_size 16)"
+        )
+    return {"views": {"users": "read_parquet('users.parquet')"}}
+
+
+@pytest.mark.parametrize(("first", "largest"), [(0, 8 << 20), (2000, 40 << 20)])
+def test_wide_rows_are_held_a_few_at_a_time(tmp_path, first, largest):
+    views = wide(tmp_path, rows=3600, first=first, width=30_000)
+
+    with source(tmp_path, slice_rows=1500, memory_limit="104MB", **views).snapshot() as snapshot:
+        items = snapshot.stream(resource(), EventType.CREATED, CLIENT, DAY)
+        guids, sizes = [], []
+        for item in items:
+            if isinstance(item, pa.RecordBatch):
+                guids += item.column("guid").to_pylist()
+                sizes.append(item.get_total_buffer_size())
+
+    assert max(sizes) < largest
+    assert guids == [
+        row["guid"] for row in read(source(tmp_path, slice_rows=10_000, memory_limit="2GB"))
+    ]

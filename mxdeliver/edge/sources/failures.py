@@ -49,7 +49,7 @@ def translate(error: BaseException, stage: Stage, where: str) -> MxdeliverError:
     kind = peer_text(kind, 40)
     if kind == "Out of Memory" or isinstance(error, MemoryError):
         return SourceMemory(f"{where}: needs more memory than `memory_limit` allows")
-    if kind == "IO" and stage is Stage.OPEN:
+    if kind in {"IO", "Permission"} and stage is Stage.OPEN:
         return SourceUnavailable(f"{where}: {stage.value}: {_first_line(text)}")
     if kind in _NAMES_ONLY:
         return SourceSchema(f"{where}: {_about_names(text)}")

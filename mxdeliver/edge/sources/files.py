@@ -103,6 +103,15 @@ def _reader_names(function: dict[str, Any], where: str) -> Iterator[tuple[int, s
         yield name["query_location"], literal["text"]
 
 
+def database_files(database: Path) -> list[str]:
+    """Give the files that DuckDB looks at to read a database, behind any links; not all are there.
+
+    The last two are there after a writer died while it took its log into the database.
+    """
+    real = os.path.realpath(database)
+    return [real, *(f"{real}.wal{end}" for end in ("", ".checkpoint", ".recovery"))]
+
+
 class Files:
     """The files behind one snapshot, as they were when it began."""
 
@@ -117,7 +126,7 @@ class Files:
         self._connection = connection
         self._source = source
         self._patterns = sorted(patterns)
-        self._database = [] if database is None else [database, Path(f"{database}.wal")]
+        self._database = [] if database is None else [str(database), *database_files(database)]
         self._before: dict[str, tuple[int, int, int]] = {}
 
     def restrict(self, database: Sequence[str]) -> None:
@@ -152,7 +161,7 @@ class Files:
             )
 
     def _state(self) -> dict[str, tuple[int, int, int]]:
-        paths = [str(path) for path in self._database]
+        paths = list(self._database)
         for pattern in self._patterns:
             paths += self._matching(pattern)
         state = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, cast
 
 import duckdb
@@ -37,6 +38,7 @@ from mxdeliver.edge.sources.slices import Part, Slices, SliceSize
 _Key = tuple[str, EventType]
 _SECONDS_ROWS = 1 << 16
 _PASSING_ROWS = 1024
+_WEIGHED_ROWS = 64
 _PASSING_BYTES = 4 << 20
 _WORTH_PASSING_ON = 256 << 10
 
@@ -152,28 +154,48 @@ class DuckDBSnapshot:
             return
         relation = self._relation(resource)
         where = self._where(resource, event)
-        bound = values(client_guid)
         if count > self._slice_size.first_rows and self._lie_in_order(
-            relation, event, bound, window
+            relation, event, client_guid, window
         ):
             query = relation.rows_as_they_lie(event, window)
-            batches = self._read(query, bound, where, min(self._batch_rows, _PASSING_ROWS))
-            yield from passing.in_order(
-                batches, rows=self._batch_rows, size=_PASSING_BYTES, where=where
+            rows = passing.InOrder(
+                self._read(query, values(client_guid), where, min(self._batch_rows, _PASSING_ROWS)),
+                start=window.start,
+                rows=self._batch_rows,
+                size=_PASSING_BYTES,
+                where=where,
             )
-        else:
-            yield from _gathered(self._sliced(relation, event, client_guid, window, count))
+            for batch in rows:
+                count -= batch.num_rows
+                yield batch
+            if rows.rest is None:
+                return
+            self._begin_again(where)
+            window = replace(window, start=rows.rest)
+        yield from _gathered(self._sliced(relation, event, client_guid, window, count))
 
     def _lie_in_order(
-        self, relation: Relation, event: EventType, bound: Mapping[str, object], window: Window
+        self, relation: Relation, event: EventType, client_guid: str, window: Window
     ) -> bool:
-        """Look at all times; a run over one column, where a sort is one over all for each slice."""
+        """Look at the plan, at some rows' weight, and at all times: one column, where a sort is of all."""
         where = self._where(relation.resource, event)
-        query = relation.seconds_as_they_lie(event, window)
-        batches = self._read(query, bound, where, _SECONDS_ROWS)
-        found = passing.lie_in_order(batches, most_rows=self._slice_size.first_rows)
-        self.close()
-        return found
+        bound = values(client_guid)
+        query = relation.rows_as_they_lie(event, window)
+        try:
+            ((_, plan),) = self._fetch(f"explain (format json) {query}", bound, where)
+            if not passing.keeps_order(plan):
+                return False
+            for batch in self._read(f"{query} limit {_WEIGHED_ROWS}", bound, where, _WEIGHED_ROWS):
+                if batch.nbytes * _PASSING_ROWS > _PASSING_BYTES * batch.num_rows:
+                    return False
+            query = relation.seconds_as_they_lie(event, window)
+            batches = self._read(query, bound, where, _SECONDS_ROWS)
+            return passing.lie_in_order(batches, most_rows=self._slice_size.first_rows)
+        except SourceMemory:
+            self._begin_again(where)
+            return False
+        finally:
+            self.close()
 
     def _sliced(
         self,

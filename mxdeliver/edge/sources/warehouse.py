@@ -14,13 +14,14 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import duckdb
 
-from mxdeliver.core.errors import MxdeliverError
+from mxdeliver.core.errors import MxdeliverError, SourceIncomplete
 from mxdeliver.core.model import EventType, Resource, SourceSettings
 from mxdeliver.edge.sources.failures import FOREIGN_ERRORS, Stage, translate
-from mxdeliver.edge.sources.files import Files, with_absolute_files
+from mxdeliver.edge.sources.files import Files, database_files, with_absolute_files
 from mxdeliver.edge.sources.queries import OwnQuery, quoted, vet
 from mxdeliver.edge.sources.settings import parse_options
 from mxdeliver.edge.sources.slices import SliceSize
@@ -113,6 +114,8 @@ class DuckDBSource:
         try:
             files = self._files(connection, engine.patterns)
             files.remember()
+            if engine.database != self._real_path():
+                raise SourceIncomplete(f"source {self._settings.name}: its database was replaced")
             self._attach(engine)
             failed_views = self._create_views(connection, engine.views)
             self._begin(connection)
@@ -134,13 +137,16 @@ class DuckDBSource:
 
     def _take(self) -> _Engine:
         """Give a DuckDB that nobody uses; a new one where there is none, or the database has moved."""
-        named = self._options.database
-        database = None if named is None else os.path.realpath(named)
+        database = self._real_path()
         with suppress(IndexError):
             while (engine := self._idle.pop()).database != database:
                 engine.connection.close()
             return engine
         return self._make(database)
+
+    def _real_path(self) -> str | None:
+        named = self._options.database
+        return None if named is None else os.path.realpath(named)
 
     def _leave(self, engine: _Engine, *, ended_well: bool) -> None:
         """Keep a DuckDB for the next snapshot, without the database; or end it.
@@ -274,7 +280,7 @@ class DuckDBSource:
         self, connection: duckdb.DuckDBPyConnection, files: Files, database: str | None
     ) -> None:
         try:
-            files.restrict([] if database is None else [database, f"{database}.wal"])
+            files.restrict([] if database is None else database_files(Path(database)))
             connection.execute("set lock_configuration = true")
         except FOREIGN_ERRORS as error:
             raise translate(error, Stage.OPEN, f"source {self._settings.name}") from error
