@@ -226,10 +226,10 @@ class _EncryptedFile:
         self._certificate = certificate
 
     def __enter__(self) -> Self:
-        file = self._spool_file.__enter__()
+        file, check = self._spool_file.__enter__(), self._check
 
-        def keep(data: bytes | bytearray | memoryview) -> None:
-            self._check.write(data)
+        def keep(data: bytes | bytearray | memoryview) -> None:  # without self: buffers go at once
+            check.write(data)
             file.write(data)
 
         self._ciphertext = Tally(keep)

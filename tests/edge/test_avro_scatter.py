@@ -131,3 +131,15 @@ def test_memory_of_unusually_large_rows_is_not_kept():
     memory = Memory()
     rows_of(b"x" * (4 << 20), memory)
     assert len(memory.take(1)) < 1 << 20
+
+
+def test_memory_beyond_what_arrow_can_count_is_used_as_far_as_it_is_needed():
+    class Generous(Memory):
+        def take(self, size):
+            del size
+            return np.empty(1 << 31, np.uint8)  # the system gives only what is written to
+
+    texts = np.frombuffer(b"onethree", np.uint8)
+    begins, widths = np.array([0, 3]), np.array([3, 5], np.int32)
+    part = Part(texts, begins, widths, 3, 5)
+    assert bytes(join([part, part], 2, Generous()).data) == b"oneonethreethree"

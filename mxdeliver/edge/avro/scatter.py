@@ -115,14 +115,15 @@ def join(parts: Sequence[AnyPart], rows: int, memory: Memory | None = None) -> J
         return Joined(offsets, b"")
     begins = offsets[:-1] + np.arange(0, rows * room, room) if room else offsets[:-1]
     memory = memory or Memory()
-    loose = memory.take(size)
+    taken = memory.take(size)
+    loose = taken[:size]
     for number in _order(len(columns), last):
         _copy(columns[number], begins + places[number], loose)
     if room:
         data = _together(loose, begins, begins + widths)
-        memory.give_back(loose)
+        memory.give_back(taken)
         return Joined(offsets, data)
-    return Joined(offsets, memory.lend(loose, int(offsets[-1])))
+    return Joined(offsets, memory.lend(taken, int(offsets[-1])))
 
 
 def _places(columns: Sequence[Part], rows: int) -> list[Numbers]:

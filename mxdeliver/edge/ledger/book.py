@@ -210,7 +210,7 @@ class Ledger:
         with self._database.read() as connection:
             return [
                 HistoryEntry(at=row.at, who=row.who, what=row.what, key=rows.key_of(row))
-                for row in connection.execute(query)
+                for row in connection.execute(query).all()
             ]
 
     def server(self, client_guid: str) -> ServerProfile | None:

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Row, Table, select
 
 from mxdeliver.core.calendar import SnapshotDate, last_closed
 from mxdeliver.core.errors import LedgerCorrupt
@@ -37,14 +38,17 @@ def require_whole(database: Database) -> None:
 def _require_types(connection: Connection) -> None:
     """SQLite keeps text in a column of numbers, and the other way round."""
     for table in metadata.sorted_tables:
-        for row in connection.execute(select(table)):
-            for column, value in zip(table.columns, row, strict=True):
-                if not isinstance(value, column.type.python_type) and (
-                    value is not None or not column.nullable
-                ):
-                    raise LedgerCorrupt(
-                        f"the ledger holds a {table.name}.{column.name} that is none"
-                    )
+        with connection.execute(select(table)) as found:  # row by row: a table may be large
+            for row in found:
+                _require_types_of(row, table)
+
+
+def _require_types_of(row: Row[Any], table: Table) -> None:
+    for column, value in zip(table.columns, row, strict=True):
+        if not isinstance(value, column.type.python_type) and (
+            value is not None or not column.nullable
+        ):
+            raise LedgerCorrupt(f"the ledger holds a {table.name}.{column.name} that is none")
 
 
 def _read_as_a_run_does(connection: Connection) -> None:

@@ -72,9 +72,10 @@ class Database:
         self._writers = self._engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
 
     def _connect(self) -> sqlite3.Connection:
-        if not self.path.exists():  # SQLite would make an empty one
-            raise LedgerMissing(f"{self.path} was there and is gone")
-        connection = WaitingConnection(self.path, seconds=self._busy_timeout, stop=self._stop)
+        with disk.mapped(self.path):
+            if file_at(self.path) is None:  # SQLite would make an empty one
+                raise LedgerMissing(f"{self.path} was there and is gone")
+            connection = WaitingConnection(self.path, seconds=self._busy_timeout, stop=self._stop)
         # EXTRA also syncs the directory after the journal is unlinked: a commit survives a power
         # cut. Per connection: https://www.sqlite.org/pragma.html#pragma_synchronous.
         try:
@@ -87,7 +88,9 @@ class Database:
 
     def _require_same_file(self, connection: WaitingConnection, *_: object) -> None:
         """Have a connection to a file that was moved or removed replaced by a new one."""
-        if connection.file != file_at(self.path):
+        with disk.mapped(self.path):
+            found = file_at(self.path)
+        if connection.file != found:
             raise DisconnectionError(f"{self.path} is another file now")
 
     @contextmanager

@@ -55,7 +55,7 @@ def half_written(connection: Connection, row: Row[Any]) -> list[HalfWritten]:
     """Give what may lie half-written at the row's destination, by any revision of its day."""
     return [
         HalfWritten(key=key_of(one), name=one.name, created=one.direct == DirectStage.CREATED)
-        for one in connection.execute(_HALF_WRITTEN, day_of(row))
+        for one in connection.execute(_HALF_WRITTEN, day_of(row)).all()
     ]
 
 

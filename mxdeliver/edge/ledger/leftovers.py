@@ -69,5 +69,5 @@ def left_behind(connection: Connection, client_guid: str, day: SnapshotDate) -> 
     return [
         LeftBehind(name=row.name, destination=row.destination or "", final=final)
         for query, final in zip(found, (True, False), strict=True)
-        for row in connection.execute(query)
+        for row in connection.execute(query).all()
     ]

@@ -270,7 +270,7 @@ def missing(
     catch_up_days: int,
 ) -> list[tuple[str, SnapshotDate]]:
     """Give the days that are owed and due and of which nothing is known, or whose run has died."""
-    seen = {row.client_guid: row for row in connection.execute(select(clients_table))}
+    seen = {row.client_guid: row for row in connection.execute(select(clients_table)).all()}
     gone: list[tuple[str, SnapshotDate]] = []
     for client in clients:
         row = seen.get(client.guid)

@@ -313,7 +313,7 @@ def _sealed_days(connection: Connection) -> dict[str, list[SnapshotDate]]:
     found: dict[str, list[SnapshotDate]] = {}
     for guid, day in connection.execute(
         select(deliveries.c.client_guid, deliveries.c.snapshot_date)
-    ):
+    ).all():
         found.setdefault(guid, []).append(day)
     return found
 
@@ -346,5 +346,5 @@ def _deliveries(connection: Connection) -> list[Delivery]:
         rows.delivery_of(row)
         for row in connection.execute(
             query.order_by(deliveries.c.snapshot_date, deliveries.c.client_guid)
-        )
+        ).all()
     ]

@@ -127,7 +127,7 @@ def deliveries_of(connection: Connection, query: Select[Any]) -> list[Delivery]:
     found = query.add_columns(attempts.c.started_at, attempts.c.ended_at).outerjoin(attempts, last)
     return [
         replace(delivery_of(row), seconds=_seconds(row.started_at, row.ended_at))
-        for row in connection.execute(found)
+        for row in connection.execute(found).all()
     ]
 
 
@@ -237,7 +237,7 @@ def write_down(
 def file_states(connection: Connection, delivery_id: int) -> dict[str, FileState]:
     """Give the delivery's files in the order of sending, by name."""
     given: dict[str, list[str]] = {}
-    for row in connection.execute(_TEMPORARIES, {"delivery_id": delivery_id}):
+    for row in connection.execute(_TEMPORARIES, {"delivery_id": delivery_id}).all():
         given.setdefault(row.final_name, []).append(row.name)
     return {
         row.name: FileState(
@@ -343,7 +343,7 @@ def attempts_of(connection: Connection, delivery_id: int) -> list[Attempt]:
         select(attempts)
         .where(attempts.c.delivery_id == delivery_id, attempts.c.ended_at.is_not(None))
         .order_by(attempts.c.number)
-    )
+    ).all()
     return [
         Attempt(
             number=row.number,

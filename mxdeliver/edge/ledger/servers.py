@@ -51,7 +51,7 @@ def profile_of(connection: Connection, client_guid: str) -> ServerProfile | None
 
 def profiles(connection: Connection) -> dict[str, ServerProfile]:
     """Give what is known of every client's server, by client guid."""
-    return {row.client_guid: _profile(row) for row in connection.execute(select(servers))}
+    return {row.client_guid: _profile(row) for row in connection.execute(select(servers)).all()}
 
 
 def keep(connection: Connection, client_guid: str, profile: ServerProfile) -> None:

@@ -22,7 +22,7 @@ BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
 
 def file_at(path: Path) -> tuple[int, int] | None:
-    """Tell which file a path names, by device and inode; None where there is none."""
+    """Tell which file a path names, by device and inode; None where there is none; OSError."""
     try:
         found = os.stat(path)  # noqa: PTH116 - for each transaction
     except FileNotFoundError:
@@ -66,7 +66,11 @@ class WaitingConnection(sqlite3.Connection):
         self.patiently(super().commit)
 
     def close(self) -> None:
-        """Close; a statement that an error's traceback still holds does not keep a transaction open."""
+        """Close, and end the transaction, also where an error's traceback still holds its statement.
+
+        From Python 3.11 on a rollback leaves a statement alone whose rows were read in part: until
+        its cursor goes, it keeps writers from committing. So the ledger reads all rows at once.
+        """
         with suppress(sqlite3.Error):
             self.rollback()
         super().close()
