@@ -91,9 +91,10 @@ class OpenSSHServer:
     """OpenSSH's sshd with internal-sftp; a context manager.
 
     `sftp_options` go to the sftp server (`-P posix-rename`, `-R`), `sftp_program` is another one
-    than sshd's own (`/usr/lib/openssh/sftp-server`), `settings` are further lines of
-    sshd_config and win over ours, `host_keys` are the kinds of host key it shows, `authorized_keys`
-    the public keys that may log in. A new session starts in `home`, which holds `directory`.
+    than sshd's own (`/usr/lib/openssh/sftp-server`; None: there is no subsystem), `settings` are
+    further lines of sshd_config and win over ours, `host_keys` are the kinds of host key it shows,
+    `authorized_keys` the public keys that may log in. A new session starts in `home`, which holds
+    `directory`.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class OpenSSHServer:
         tmp_path: Path,
         *,
         sftp_options: str = "",
-        sftp_program: str = "internal-sftp",
+        sftp_program: str | None = "internal-sftp",
         settings: Sequence[str] = (),
         host_keys: Sequence[str] = HOST_KEY_TYPES,
         authorized_keys: Sequence[str] = (),
@@ -223,8 +224,13 @@ class OpenSSHServer:
             "KbdInteractiveAuthentication no",
             f"AuthorizedKeysFile {self._workspace.root}/authorized_keys",
             f"AllowUsers {self.username}",
-            f"Subsystem sftp {self._program} -d {self.home} {self._options}",
+            *self._subsystem(),
         ]
+
+    def _subsystem(self) -> list[str]:
+        if self._program is None:
+            return []
+        return [f"Subsystem sftp {self._program} -d {self.home} {self._options}"]
 
     def __exit__(self, *_: object) -> None:
         assert self._process

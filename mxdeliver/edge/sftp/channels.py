@@ -75,8 +75,11 @@ def start_sftp(
     """Start SFTP on the first channel, and on more in the background, as files of `sizes` are worth.
 
     With `ahead`, for OpenSSH, nothing waits that need not: neither for one channel to be open before
-    the next is asked for, nor for the server's version before the `first` requests are sent.
-    Raises SessionLimit, SftpUnavailable, Stalled.
+    the next is asked for, nor for the server's version before the `first` requests are sent. What
+    goes wrong then may be the fault of what was sent ahead, and is ConnectionLost: the next attempt,
+    which sends nothing ahead, tells whether there is SFTP. That the server refuses the subsystem is
+    true in any case: it takes that request first.
+    Raises SessionLimit, SftpUnavailable, ConnectionLost, Stalled.
     """
     place, seconds = connection.place, limits.session
 
@@ -92,9 +95,11 @@ def start_sftp(
         engine, asked = _engine(opening, connection, ahead=ahead, first=sent_ahead)
         try:
             engine.start()
-        except SftpUnavailable:
+        except SftpUnavailable as error:
             if _has_ended(connection):
                 raise EOFError from None  # by itself or by the watchdog: it tells nothing of SFTP
+            if ahead:
+                raise _taken_amiss(connection) from error
             raise
     return Started(engine=engine, further=further, asked=asked if sent_ahead else None)
 
@@ -103,6 +108,12 @@ def _has_ended(connection: Connection) -> bool:
     """Tell whether the connection has ended, not the channel alone: it closes channels first."""
     connection.transport.join(_SOON)
     return not connection.transport.is_alive()
+
+
+def _taken_amiss(connection: Connection) -> ConnectionLost:
+    return ConnectionLost(
+        f"{connection.place} did not start SFTP, which was asked for without waiting"
+    )
 
 
 def _wait_for(opening: Opening, connection: Connection) -> DataChannel:
@@ -136,6 +147,8 @@ def _engine(
     except (SSHException, OSError, EOFError) as error:  # a refusal closes the channel
         if connection.watchdog.failure is not None or _has_ended(connection):
             raise
+        if ahead and not channel.is_refused:
+            raise _taken_amiss(connection) from error
         raise SftpUnavailable(f"{connection.place} refuses the sftp subsystem") from error
     return engine, asked
 

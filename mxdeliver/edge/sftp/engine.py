@@ -151,9 +151,9 @@ class Engine:
 
     def start(self) -> None:
         """Agree on version 3 and learn extensions and limits; raises SftpUnavailable."""
-        if not self._hailed:
-            self._write(_INIT)
         try:
+            if not self._hailed:
+                self._write(_INIT)
             packet = self._packet()
             kind, version = struct.unpack_from(">BI", packet)
             if kind != Kind.VERSION or version != VERSION:
@@ -163,7 +163,7 @@ class Engine:
                 name, offset = read_string(packet, offset)
                 value, offset = read_string(packet, offset)
                 self.extensions[peer_text(name)] = value
-        except (struct.error, ConnectionLost, EOFError) as error:
+        except (struct.error, ConnectionLost, EOFError, OSError) as error:
             raise SftpUnavailable(f"{self._place} does not answer as an SFTP server") from error
         if "limits@openssh.com" in self.extensions and not self._hailed:
             self._ask_for_limits()

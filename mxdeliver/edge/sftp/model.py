@@ -26,6 +26,7 @@ class Limits:
 
     `connect` is for all addresses together, `request` for each single answer, `no_progress` for the
     next acknowledgement during an upload, `stop` for requests under way once a stop was asked for.
+    `fresh` is how old a look behind a file's close may be when all files are sent, to count then.
     `tcp_user_timeout` and `keepalive` are for the kernel and for an idle connection.
     """
 
@@ -37,6 +38,7 @@ class Limits:
     session: float = 20
     request: float = 60
     no_progress: float = 60
+    fresh: float = 2
     stop: float = 5
     tcp_user_timeout: float = 45
     keepalive: float = 15

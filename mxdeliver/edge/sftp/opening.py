@@ -16,6 +16,17 @@ _SOON = 0.1
 _CHANNEL_DATA = 94
 
 
+class SessionChannel(Channel):
+    """paramiko's channel, which knows whether the server has refused a request on it, or closed it."""
+
+    is_refused = False
+
+    def refuse_request(self, message: Message) -> None:
+        """Take note of SSH_MSG_CHANNEL_FAILURE (RFC 4254 section 5.4); paramiko closes at it."""
+        self.is_refused = True
+        self._request_failed(message)  # type: ignore[attr-defined] # not in the stubs
+
+
 class Opening:
     """A session channel that the server was asked for."""
 
@@ -23,7 +34,7 @@ class Opening:
         self._transport = transport
         self._refusal: ChannelException | None = None
         self.answered = Event()
-        self.channel = Channel(number)
+        self.channel = SessionChannel(number)
         self.channel._set_transport(transport)  # type: ignore[attr-defined] # noqa: SLF001 - as `open_channel` does
         self.channel._set_window(  # type: ignore[attr-defined] # noqa: SLF001 - as above
             transport.default_window_size, transport.default_max_packet_size
@@ -34,7 +45,7 @@ class Opening:
         self._refusal = refusal
         self.answered.set()
 
-    def wait(self) -> Channel:
+    def wait(self) -> SessionChannel:
         """Give the channel once it is open; ChannelException where the server refuses it."""
         self._transport.wait_for(self.answered)
         if self._refusal is not None:
@@ -66,7 +77,7 @@ class _Data:
 class DataChannel:
     """A channel of paramiko's for much data: sending takes a quarter less of the processor's time."""
 
-    def __init__(self, channel: Channel, transport: PeerTransport) -> None:
+    def __init__(self, channel: SessionChannel, transport: PeerTransport) -> None:
         self._channel = channel
         self._transport = transport
         self.recv = channel.recv
@@ -91,6 +102,11 @@ class DataChannel:
             pass
         if not channel.event_ready:
             raise self._transport.get_exception() or SSHException("the channel was closed")
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the server has refused the subsystem, and not merely closed the channel."""
+        return self._channel.is_refused
 
     def send(self, data: memoryview) -> int:
         """Send some of the data and give how much; 0 where the channel has ended, or TimeoutError."""

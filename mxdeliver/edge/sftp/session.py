@@ -38,6 +38,7 @@ from mxdeliver.edge.sftp.engine import (
 )
 from mxdeliver.edge.sftp.failures import failure
 from mxdeliver.edge.sftp.handshake import Connection, dialler, pinned_connection, scanned
+from mxdeliver.edge.sftp.looks import Looks
 from mxdeliver.edge.sftp.model import (
     Credentials,
     Evidence,
@@ -242,7 +243,7 @@ class Session:
         *,
         progress: Callable[[int], None] | None = None,
         ownership: Ownership | None = None,
-    ) -> dict[str, Reply]:
+    ) -> Looks:
         # Who owns final names is told in groups: one after the other.
         further = self._further.engines() if ownership is None else ()
         with self._bounded(self._limits.no_progress):
@@ -332,21 +333,16 @@ class Session:
             return RemoteAttributes(size=None, is_regular=True, denied=True)
         raise failure(reply, "looking at", self._path(name), self._place)
 
-    def _verify(self, uploads: Sequence[Upload], looks: Mapping[str, Reply]) -> dict[str, Evidence]:
+    def _verify(self, uploads: Sequence[Upload], looks: Looks) -> dict[str, Evidence]:
         """Look at what was sent, and in one go at the final names, for the `rename` that follows.
 
-        Of the `looks` behind each file's close counts what shows a file whole, or a final name free:
-        they may have overtaken it.
+        Those of the `looks` that count are not done again.
         """
         sent = {upload.temporary: upload.size for upload in uploads}
         final = [upload.name for upload in uploads if upload.name not in sent]
         with self._bounded(self._limits.request):
-            seen: dict[str, RemoteAttributes | None] = {}
-            for name, reply in looks.items():
-                if reply.kind == Kind.ATTRS and unpack(reply.body).size == sent.get(name):
-                    seen[name] = self._seen(name, reply)
-                elif reply.status == Status.NO_SUCH_FILE and name not in sent:
-                    seen[name] = None
+            counting = looks.that_count(sent, self._limits.fresh)
+            seen = {name: self._seen(name, reply) for name, reply in counting.items()}
             seen |= self.attributes([name for name in (*sent, *final) if name not in seen])
             self._seen_free = {name for name in final if seen[name] is None}
             return Verifier(

@@ -11,16 +11,18 @@ import base64
 import logging
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from threading import Event
-from typing import Any
+from typing import Any, ClassVar
 
 from paramiko import ChannelException, Message, SSHException
 from paramiko.auth_handler import AuthOnlyHandler
 from paramiko.common import (
     CONNECTION_FAILED_CODE,
+    MSG_CHANNEL_FAILURE,
     cMSG_CHANNEL_OPEN,
     cMSG_SERVICE_REQUEST,
     cMSG_USERAUTH_REQUEST,
@@ -30,7 +32,7 @@ from paramiko.pkey import PKey
 from paramiko.transport import ServiceRequestingTransport
 
 from mxdeliver.core.errors import peer_text
-from mxdeliver.edge.sftp.opening import Opening
+from mxdeliver.edge.sftp.opening import Opening, SessionChannel
 
 KEY_EXCHANGES = (
     "mlkem768x25519-sha256",
@@ -176,6 +178,11 @@ class LoginHandler(AuthOnlyHandler):
 
 class PeerTransport(ServiceRequestingTransport):
     """One connection to one server, restricted to algorithms that are considered safe."""
+
+    _channel_handler_table: ClassVar[dict[int, Callable[[Any, Message], None]]] = {
+        **ServiceRequestingTransport._channel_handler_table,  # type: ignore[attr-defined] # noqa: SLF001 - not in the stubs
+        MSG_CHANNEL_FAILURE: SessionChannel.refuse_request,
+    }
 
     def __init__(
         self, connection: socket.socket, host_key_algorithms: tuple[str, ...] = HOST_KEY_ALGORITHMS

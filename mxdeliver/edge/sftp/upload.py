@@ -35,6 +35,7 @@ from mxdeliver.core.errors import (
 )
 from mxdeliver.edge.sftp.engine import DEFAULT_PIECE, Engine, Kind, Reply, Status, read_string, text
 from mxdeliver.edge.sftp.failures import failure
+from mxdeliver.edge.sftp.looks import Looks
 from mxdeliver.edge.sftp.model import Ownership, Upload
 
 _BYTES_UNDER_WAY = 4 * 1024 * 1024
@@ -90,17 +91,18 @@ def upload_all(
     stop_requested: Callable[[], bool],
     progress: Callable[[int], None] | None,
     ownership: Ownership | None = None,
-) -> dict[str, Reply]:
+) -> Looks:
     """Send all files over these engines, each file over one; whatever fails ends all of it.
 
     The files then lie complete and closed under their temporary names. Gives what LSTAT behind a
-    file's close has shown of its temporary and its final name, where the server answers in order.
+    file's close has shown of its temporary and its final name, where the server answers in order;
+    nothing of final names that are written themselves: what lies there is looked at when it is closed.
     """
     shares = _shares(uploads, min(len(engines), open_files, len(uploads)))
     spare = max(0, open_files - len(shares))
     failed = Event()
 
-    looks: dict[str, Reply] = {}
+    looks = Looks()
 
     def send(engine: Engine, share: Sequence[Upload]) -> None:
         try:
@@ -161,7 +163,7 @@ class Uploader:
         uploads: Sequence[Upload],
         *,
         path: Callable[[str], str],
-        looks: dict[str, Reply],
+        looks: Looks,
         open_files: int,
         place: str,
         is_full: Callable[[Engine], bool],
@@ -330,7 +332,7 @@ class Uploader:
     def _close(self, file: _File) -> None:
         file.unanswered += 1
         self._engine.send(Kind.CLOSE, text(file.handle), lambda reply: self._closed(file, reply))
-        if self._engine.answers_in_order:
+        if self._engine.answers_in_order and self._ownership is None:
             self._look(file)
 
     def _closed(self, file: _File, reply: Reply) -> None:
@@ -342,17 +344,18 @@ class Uploader:
             self._fail(reply, "closing", file)
 
     def _look(self, file: _File) -> None:
-        for name in dict.fromkeys([file.upload.temporary, file.upload.name]):
+        asked_at = time.monotonic()
+        for name in (file.upload.temporary, file.upload.name):
             body = text(self._path(name).encode())
             file.unanswered += 1
             self._engine.send(
                 Kind.LSTAT,
                 body,
-                lambda reply, name=name: self._looked(file, name, reply),  # type: ignore[misc] # as above
+                lambda reply, name=name: self._looked(file, name, asked_at, reply),  # type: ignore[misc] # as above
             )
 
-    def _looked(self, file: _File, name: str, reply: Reply) -> None:
-        self._looks[name] = reply
+    def _looked(self, file: _File, name: str, asked_at: float, reply: Reply) -> None:
+        self._looks.note(name, asked_at, reply)
         self._answered(file)
 
     def _answered(self, file: _File) -> None:
