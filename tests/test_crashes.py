@@ -14,19 +14,13 @@ import pytest
 
 from tests.support.deployment import Deployment, kill
 from tests.support.invariants import watched
-from tests.support.openssh import OpenSSHServer, wait_until
+from tests.support.openssh import wait_until
 from tests.support.proxy import Proxy
 from tests.support.warehouse import make_warehouse
 
 DAY = "2026-11-20"
 RESOURCES = ["users", "members", "accounts", "transactions", "beat"]
 LINES_OF_A_RUN = 2 + 15 + 2 + 15 + 1
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with OpenSSHServer(tmp_path_factory.mktemp("server")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,6 @@ from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.model import DeliveryState
 from mxdeliver.edge.ledger import Ledger, migrations
 from tests.support.invariants import watched
-from tests.support.openssh import OpenSSHServer
 from tests.support.outcomes import (
     DAY,
     FILES,
@@ -39,12 +38,6 @@ from tests.support.outcomes import (
     small_deployment,
 )
 from tests.support.preloaded import Preloaded, Stop
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with OpenSSHServer(tmp_path_factory.mktemp("server")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

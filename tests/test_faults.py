@@ -34,7 +34,6 @@ from tests.support.attempts import (
     sealed,
     site_of,
 )
-from tests.support.certificates import GnuPG
 from tests.support.invariants import watched
 from tests.support.openssh import OpenSSHServer
 from tests.support.outcomes import assert_log_is_valid, fill, run_day, small_deployment
@@ -42,12 +41,6 @@ from tests.support.programmable import ProgrammableServer
 from tests.support.proxy import Proxy
 
 ROWS = 4
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with OpenSSHServer(tmp_path_factory.mktemp("server")) as running:
-        yield running
 
 
 @pytest.fixture
@@ -213,12 +206,6 @@ def test_a_file_for_other_eyes_or_with_other_records_is_never_sealed(
 
 
 # -- keys that end between the seal and the upload -------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def gnupg():
-    with GnuPG() as home:
-        yield home
 
 
 def give_key(party, gnupg, fingerprint):

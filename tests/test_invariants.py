@@ -421,12 +421,6 @@ def test_a_manifest_that_lies_is_found(tmp_path, monkeypatch, invariant, lie):
 # -- traces -----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with OpenSSHServer(tmp_path_factory.mktemp("server")) as running:
-        yield running
-
-
 @pytest.fixture
 def deployment(tmp_path, server):
     deployment = Deployment(tmp_path, server)

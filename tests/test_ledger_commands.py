@@ -18,7 +18,6 @@ from mxdeliver.edge.spool import Spool
 from tests.support.deployment import key_pair
 from tests.support.invariants import watched
 from tests.support.ledgers import process
-from tests.support.openssh import OpenSSHServer
 from tests.support.outcomes import (
     DAY,
     FILES,
@@ -35,12 +34,6 @@ from tests.support.outcomes import (
 from tests.support.preloaded import Preloaded, Stop
 
 USER = pwd.getpwuid(os.geteuid()).pw_name
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with OpenSSHServer(tmp_path_factory.mktemp("server")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,6 @@ from mxdeliver.core.model import Outcome
 from mxdeliver.deliver import deliver
 from mxdeliver.edge.avro import load_resources
 from mxdeliver.edge.ledger import Ledger
-from tests.support.openssh import OpenSSHServer
 from tests.support.outcomes import (
     DAY,
     FILES,
@@ -34,12 +33,6 @@ from tests.support.outcomes import (
     run_day,
     small_deployment,
 )
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with OpenSSHServer(tmp_path_factory.mktemp("server")) as running:
-        yield running
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from mxdeliver.core.model import Outcome
 from mxdeliver.edge.sftp import Limits, Upload, connect
 from tests.support.attempts import attempt, is_whole, one_day, resume
 from tests.support.invariants import watched
-from tests.support.openssh import OpenSSHServer, wait_until
+from tests.support.openssh import wait_until
 from tests.support.outcomes import assert_log_is_valid
 from tests.support.programmable import ProgrammableServer
 from tests.support.proxy import Proxy, black_hole
@@ -30,12 +30,6 @@ from tests.support.relay import Relay
 TODAY = date(2026, 3, 1)
 LOGIN = 30_000
 """More bytes than a login takes."""
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with OpenSSHServer(tmp_path_factory.mktemp("server")) as running:
-        yield running
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.support.deployment import key_pair, kill
-from tests.support.openssh import OpenSSHServer, free_port, wait_until
+from tests.support.openssh import free_port, wait_until
 from tests.support.outcomes import (
     DAY,
     FILES,
@@ -25,12 +25,6 @@ from tests.support.outcomes import (
 
 LONG = {"attempts": 1, "initial": "100d", "maximum": "100d", "deadline": "360d"}
 VARIABLE = "MXDELIVER_TEST_PASSWORD"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with OpenSSHServer(tmp_path_factory.mktemp("server")) as running:
-        yield running
 
 
 @pytest.fixture

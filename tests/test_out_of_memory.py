@@ -10,17 +10,11 @@ import pytest
 from tests.support import memory_group
 from tests.support.deployment import kill
 from tests.support.invariants import watched
-from tests.support.openssh import OpenSSHServer, wait_until
+from tests.support.openssh import wait_until
 from tests.support.outcomes import DAY, FILES, add_client, fill, small_deployment
 from tests.support.proxy import Proxy
 
 IN_THE_UPLOAD = 30_000
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with OpenSSHServer(tmp_path_factory.mktemp("server")) as running:
-        yield running
 
 
 @pytest.fixture

@@ -14,17 +14,11 @@ import pytest
 
 from mxdeliver.cli.explain import page
 from tests.support.deployment import PROGRAM
-from tests.support.openssh import OpenSSHServer, wait_until
+from tests.support.openssh import wait_until
 from tests.support.outcomes import DAY, FILES, add_client, fill, small_deployment
 
 _PIPE_BYTES = 4096
 _A_LINE = 500
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with OpenSSHServer(tmp_path_factory.mktemp("server")) as running:
-        yield running
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ import pytest
 from mxdeliver.core.model import DeliveryState
 from mxdeliver.edge.ledger import FileStage, Ledger
 from mxdeliver.edge.spool import Spool
-from tests.support.openssh import OpenSSHServer
 from tests.support.outcomes import (
     DAY,
     add_client,
@@ -65,12 +64,6 @@ DURABLE = {
     f"{LEASE}.published": (DeliveryState.RUNNING, {FileStage.PUBLISHED}),
     f"{LEASE}.delivered": (DeliveryState.DELIVERED, {FileStage.PUBLISHED}),
 }
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with OpenSSHServer(tmp_path_factory.mktemp("server")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

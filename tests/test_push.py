@@ -25,7 +25,7 @@ from mxdeliver.edge.ledger import FileStage, Lease, Publishing
 from mxdeliver.edge.sftp import Session
 from tests.support.ledgers import NOON, TODAY, contents, key
 from tests.support.programmable import ProgrammableServer, hash_answer
-from tests.support.pushing import a_sender, deny, final, names
+from tests.support.pushing import deny, final, names
 
 SEALED, UPLOADING = FileStage.SEALED, FileStage.UPLOADING
 PUBLISHING, PUBLISHED = FileStage.PUBLISHING, FileStage.PUBLISHED
@@ -35,12 +35,6 @@ PUBLISHING, PUBLISHED = FileStage.PUBLISHING, FileStage.PUBLISHED
 def server(tmp_path):
     with ProgrammableServer(tmp_path) as running:
         yield running
-
-
-@pytest.fixture
-def sender(tmp_path, server):
-    with a_sender(tmp_path, server) as prepared:
-        yield prepared
 
 
 # -- what is written down --------------------------------------------------------------------------

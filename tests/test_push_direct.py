@@ -20,7 +20,7 @@ from mxdeliver.core.model import ReplacePolicy
 from mxdeliver.edge.ledger import FileStage, Lease, Ledger, Publishing
 from mxdeliver.edge.sftp import RenameRefused, TemporaryVanished
 from tests.support.ledgers import NOON, TODAY, client, contents, key
-from tests.support.pushing import a_sender, deny, final, names, server_without_renames
+from tests.support.pushing import deny, final, names, server_without_renames
 
 SEALED, UPLOADING, PUBLISHED = FileStage.SEALED, FileStage.UPLOADING, FileStage.PUBLISHED
 FIRST, *_, MANIFEST = names()
@@ -30,12 +30,6 @@ FIRST, *_, MANIFEST = names()
 def server(tmp_path):
     with server_without_renames(tmp_path) as running:
         yield running
-
-
-@pytest.fixture
-def sender(tmp_path, server):
-    with a_sender(tmp_path, server) as prepared:
-        yield prepared
 
 
 # -- finding out and remembering -------------------------------------------------------------------

@@ -11,7 +11,7 @@ from mxdeliver.edge.ledger import Lease
 from mxdeliver.edge.sftp import Session
 from tests.support.ledgers import NOON, contents, key
 from tests.support.programmable import ProgrammableServer
-from tests.support.pushing import a_sender, deny, final, names
+from tests.support.pushing import deny, final, names
 
 FIRST, *_, MANIFEST = names()
 
@@ -20,12 +20,6 @@ FIRST, *_, MANIFEST = names()
 def server(tmp_path):
     with ProgrammableServer(tmp_path) as running:
         yield running
-
-
-@pytest.fixture
-def sender(tmp_path, server):
-    with a_sender(tmp_path, server) as prepared:
-        yield prepared
 
 
 def other(name):

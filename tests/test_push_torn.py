@@ -8,7 +8,7 @@ import pytest
 from mxdeliver.core.errors import RemoteConflict, RemoteDenied
 from mxdeliver.edge.ledger import Lease
 from tests.support.ledgers import contents, key
-from tests.support.pushing import a_sender, deny, final, names, server_without_renames
+from tests.support.pushing import deny, final, names, server_without_renames
 
 FIRST = names()[0]
 WHOLE = contents(key())[FIRST]
@@ -18,12 +18,6 @@ WHOLE = contents(key())[FIRST]
 def server(tmp_path):
     with server_without_renames(tmp_path) as running:
         yield running
-
-
-@pytest.fixture
-def sender(tmp_path, server):
-    with a_sender(tmp_path, server) as prepared:
-        yield prepared
 
 
 def lies_there(sender, content):

@@ -25,15 +25,8 @@ from tests.support.attempts import (
 )
 from tests.support.deployment import key_pair
 from tests.support.invariants import Circumstances, Watch
-from tests.support.openssh import OpenSSHServer
 from tests.support.traces import Traces
 from tests.support.watcher import Watcher
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with OpenSSHServer(tmp_path_factory.mktemp("server")) as running:
-        yield running
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.support.openssh import OpenSSHServer
 from tests.support.outcomes import (
     DAY,
     FILES,
@@ -19,12 +18,6 @@ from tests.support.outcomes import (
     run_due,
     small_deployment,
 )
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with OpenSSHServer(tmp_path_factory.mktemp("server")) as running:
-        yield running
 
 
 @pytest.fixture

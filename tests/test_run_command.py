@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tests.support.deployment import key_pair
-from tests.support.openssh import OpenSSHServer, free_port
+from tests.support.openssh import free_port
 from tests.support.outcomes import (
     DAY,
     FILES,
@@ -28,12 +28,6 @@ ROW = {
     "seconds", "error_code", "error", "retry_at",
 }  # fmt: skip
 STATUS_ROW = ROW | {"due_at", "not_before", "deadline", "delivered_at"}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with OpenSSHServer(tmp_path_factory.mktemp("server")) as running:
-        yield running
 
 
 @pytest.fixture

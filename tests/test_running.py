@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.deployment import key_pair
 from tests.support.invariants import everyone_watched
-from tests.support.openssh import OpenSSHServer, free_port, wait_until
+from tests.support.openssh import free_port, wait_until
 from tests.support.outcomes import (
     DAY,
     FILES,
@@ -30,12 +30,6 @@ from tests.support.terminal import run_on_a_terminal
 SHORT = {"attempts": 2, "initial": "1s", "maximum": "1s"}
 LONG = {"attempts": 1, "initial": "100d", "maximum": "100d", "deadline": "360d"}
 """Waits are drawn from nothing to all of it: so long that no test meets the end of one by chance."""
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with OpenSSHServer(tmp_path_factory.mktemp("server")) as running:
-        yield running
 
 
 @pytest.fixture

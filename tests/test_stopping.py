@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.invariants import everyone_watched
 from tests.support.nameserver import SILENCE, Nameserver
-from tests.support.openssh import OpenSSHServer, wait_until
+from tests.support.openssh import wait_until
 from tests.support.outcomes import (
     DAY,
     FILES,
@@ -28,12 +28,6 @@ from tests.support.outcomes import (
 )
 from tests.support.poller import Poller
 from tests.support.proxy import Proxy, black_hole
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with OpenSSHServer(tmp_path_factory.mktemp("server")) as running:
-        yield running
 
 
 @pytest.fixture

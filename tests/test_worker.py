@@ -17,7 +17,7 @@ from mxdeliver.cli import wiring
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.edge.avro import load_resources
 from tests.support.invariants import everyone_watched
-from tests.support.openssh import OpenSSHServer, fingerprint, free_port, key_pair, wait_until
+from tests.support.openssh import fingerprint, free_port, key_pair, wait_until
 from tests.support.outcomes import (
     DAY,
     add_client,
@@ -34,12 +34,6 @@ from tests.support.proxy import Proxy
 pytestmark = pytest.mark.xdist_group("running")
 
 OWED = ("--from", str(DAY - timedelta(days=2)), "--to", str(DAY))
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with OpenSSHServer(tmp_path_factory.mktemp("server")) as running:
-        yield running
 
 
 @pytest.fixture

@@ -29,12 +29,6 @@ LINES = b"account,balance\n" * 20_000
 
 
 @pytest.fixture(scope="module")
-def gnupg():
-    with GnuPG() as home:
-        yield home
-
-
-@pytest.fixture(scope="module")
 def pair(gnupg):
     return key_pair(gnupg, "Curve25519")
 

@@ -20,7 +20,6 @@ from tests.support.certificates import (
     NOW,
     SIGNATURE_LIFETIME,
     Forge,
-    GnuPG,
     days,
     framed,
     integer,
@@ -29,12 +28,6 @@ from tests.support.certificates import (
 )
 
 DAY = timedelta(days=1)
-
-
-@pytest.fixture(scope="module")
-def gnupg():
-    with GnuPG() as home:
-        yield home
 
 
 def accepted(gnupg, data):

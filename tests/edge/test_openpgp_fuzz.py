@@ -18,7 +18,7 @@ from mxdeliver.core.errors import KeyParse, KeyProblem, MessageUnreadable
 from mxdeliver.core.secret import Secret
 from mxdeliver.edge.openpgp import SIZE_LIMIT, decrypt, examine, load_secret_key, vet
 from mxdeliver.edge.openpgp.packets import PACKETS_LIMIT, Tag, whole_packets
-from tests.support.certificates import MADE, NOW, Forge, GnuPG, integer, packet, tool
+from tests.support.certificates import MADE, NOW, Forge, integer, packet, tool
 from tests.support.fuzzing import examples
 from tests.support.key_pairs import encrypt, key_pair, protected, rsa_pair
 from tests.support.packet_mutations import changed, packets, retyped
@@ -59,12 +59,6 @@ bogu4W2w2pO+Q2bQzRYcS3lVIWXdXWWuEhVSgA9YqqS1hGomR2EIEK5NvRA2
 -----END PGP PUBLIC KEY BLOCK-----
 """
 """Made by openpgp.js 6.3.2."""
-
-
-@pytest.fixture(scope="module")
-def gnupg():
-    with GnuPG() as home:
-        yield home
 
 
 @pytest.fixture(scope="module")

@@ -12,18 +12,12 @@ from mxdeliver.core.errors import EncryptVerify
 from mxdeliver.edge.openpgp import MessageCheck, MessageWriter
 from mxdeliver.edge.openpgp.packets import Malformed, PacketStream, Skipped, Tag, length_octets
 from tests.support import openpgpjs
-from tests.support.certificates import GnuPG, packet, tool
+from tests.support.certificates import packet, tool
 from tests.support.key_pairs import ENCRYPTING, encrypt, key_pair
 
 SIZES = (0, 1, 511, 512, 8383, 8384, 65535, 65536, 65537)
 INSIDE = (65529, 65530, 65531, 131065, 131066, 131067)  # a literal packet's own parts end here
 BYTES = random.Random(1).randbytes(300_000)
-
-
-@pytest.fixture(scope="module")
-def gnupg():
-    with GnuPG() as home:
-        yield home
 
 
 @pytest.mark.parametrize("name", ENCRYPTING)

@@ -20,18 +20,11 @@ from mxdeliver.edge.openpgp.packets import Tag, whole_packets
 from tests.support.certificates import (
     MADE,
     NOW,
-    GnuPG,
     fingerprint,
     packet,
 )
 
 DAY = timedelta(days=1)
-
-
-@pytest.fixture(scope="module")
-def gnupg():
-    with GnuPG() as home:
-        yield home
 
 
 def key_ids(certificate):

@@ -17,7 +17,7 @@ from mxdeliver.core.errors import (
     SpoolCorrupt,
 )
 from mxdeliver.core.model import Bundle, DeliveryKey, DeliveryState, Outcome
-from mxdeliver.edge.ledger import direct, servers
+from mxdeliver.edge.ledger import direct, leftovers, servers
 from mxdeliver.edge.ledger.database import Database
 from mxdeliver.edge.ledger.rows import (
     IN_DOUBT,
@@ -38,10 +38,6 @@ from mxdeliver.edge.ledger.stages import (
 from mxdeliver.edge.ledger.tables import attempts, deliveries, files, temporaries
 
 _BY_ID = select(deliveries).where(deliveries.c.id == bindparam("id")).with_for_update()
-_FORGET = delete(temporaries).where(
-    temporaries.c.delivery_id == bindparam("delivery_id"),
-    temporaries.c.name.in_(bindparam("names", expanding=True)),
-)
 
 
 class Lease:
@@ -249,7 +245,7 @@ class Lease:
             require_manifest_last(rows, evidence)
             renamed = {name for name, item in evidence.items() if item.outcome in TEMPORARY_GONE}
             gone = [row.temporary for row in rows if row.name in renamed and row.temporary]
-            forget(connection, self._id, gone)
+            leftovers.forget(connection, self._id, gone)
 
     # -- how the attempt ends --------------------------------------------------------------------
 
@@ -352,8 +348,3 @@ class Lease:
             .where(attempts.c.delivery_id == self._id, attempts.c.number == self.number)
             .values(ended_at=now, outcome=outcome.value, error_code=met or error_code, error=error)
         )
-
-
-def forget(connection: Connection, delivery_id: int, names: Iterable[str]) -> None:
-    """Drop temporary names that are known to be gone from the server."""
-    connection.execute(_FORGET, {"delivery_id": delivery_id, "names": list(names)})

@@ -32,8 +32,10 @@ IS_OF_DAY = and_(
 """True for deliveries of any revision of a row's day, at the same destination: see `day_of`."""
 _HANDED_OUT = temporaries.c.delivery_id.in_(select(deliveries.c.id).where(IS_OF_DAY))
 _TEMPORARIES = select(temporaries.c.name).where(_HANDED_OUT).order_by(temporaries.c.id)
+_IS_NAMED = temporaries.c.name.in_(bindparam("names", expanding=True))
+_FORGET_OF_DAY = delete(temporaries).where(_HANDED_OUT, _IS_NAMED)
 _FORGET = delete(temporaries).where(
-    _HANDED_OUT, temporaries.c.name.in_(bindparam("names", expanding=True))
+    temporaries.c.delivery_id == bindparam("delivery_id"), _IS_NAMED
 )
 
 
@@ -53,7 +55,12 @@ def temporaries_of(connection: Connection, row: Row[Any]) -> list[str]:
 
 def forget_temporaries(connection: Connection, row: Row[Any], names: Iterable[str]) -> None:
     """Drop temporary names of the day that are known to be gone from the server."""
-    connection.execute(_FORGET, {**day_of(row), "names": list(names)})
+    connection.execute(_FORGET_OF_DAY, {**day_of(row), "names": list(names)})
+
+
+def forget(connection: Connection, delivery_id: int, names: Iterable[str]) -> None:
+    """Drop temporary names of one delivery that are known to be gone from the server."""
+    connection.execute(_FORGET, {"delivery_id": delivery_id, "names": list(names)})
 
 
 def left_behind(connection: Connection, client_guid: str, day: SnapshotDate) -> list[LeftBehind]:

@@ -175,8 +175,9 @@ class _Login:
     ) -> LoginReply:
         transport = self._connection.transport
         try:
-            transport.request_logins()
-            if not self._ahead:
+            if self._ahead:
+                transport.request_logins()
+            else:
                 transport.ensure_session()
             handler = transport.auth_handler
             assert isinstance(handler, LoginHandler)  # noqa: S101 - made by `get_auth_handler`

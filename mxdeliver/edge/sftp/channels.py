@@ -118,11 +118,10 @@ def _taken_amiss(connection: Connection) -> ConnectionLost:
 
 def _wait_for(opening: Opening, connection: Connection) -> DataChannel:
     try:
-        return DataChannel(
-            opening.wait(), connection.transport
-        )  # for as long as the watchdog lets it
+        channel = opening.wait()  # for as long as the watchdog lets it
     except ChannelException as error:
         raise SessionLimit(f"{connection.place} opens no session: {error.text}") from error
+    return DataChannel(channel, connection.transport)
 
 
 def _engine(

@@ -103,7 +103,7 @@ def _reader_names(function: dict[str, Any], where: str) -> Iterator[tuple[int, s
         yield name["query_location"], literal["text"]
 
 
-def database_files(database: Path) -> list[str]:
+def database_files(database: Path | str) -> list[str]:
     """Give the files that DuckDB looks at to read a database, behind any links; not all are there.
 
     The last two are there after a writer died while it took its log into the database.

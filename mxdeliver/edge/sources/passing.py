@@ -19,6 +19,7 @@ from mxdeliver.core.errors import SourceIncomplete, SourceMemory
 KEY, TIE, SECOND = "(key)", "(tie)", "(second)"
 """Columns beside the schema's, under names that no Avro field can have."""
 _HEAVY = 4
+"""So many times what is to wait are too much: a second with wide rows, or a batch of them."""
 
 
 def keeps_order(plan: str) -> bool:
@@ -56,7 +57,7 @@ class InOrder:
 
     It ends early where memory runs out or rows turn out heavy: `rest` is then the second with which
     those begin that are still to come, else None. Raises SourceIncomplete where SECOND goes back after
-    all. Besides a batch of each kind, what is held is one second's rows.
+    all. What is held is a batch that came in, one that goes out, and the rows of the last second.
     """
 
     def __init__(
@@ -72,9 +73,8 @@ class InOrder:
         """Yield the rows."""
         rows, size = self._rows, self._size
         waiting: list[pa.RecordBatch] = []
-        count = weight = passed = (
-            0  # of what waits; of its first second, `passed` rows are out already
-        )
+        count = weight = 0  # of what waits
+        passed = 0  # rows of its first second that are out already
         heavy = False
         while not heavy and (batch := self._next()) is not None:
             waiting.append(batch)

@@ -37,10 +37,12 @@ from mxdeliver.edge.sources.slices import Part, Slices, SliceSize
 
 _Key = tuple[str, EventType]
 _SECONDS_ROWS = 1 << 16
-_PASSING_ROWS = 1024
 _WEIGHED_ROWS = 64
+_PASSING_ROWS = 1024
 _PASSING_BYTES = 4 << 20
+"""Rows that pass are read so many at a time, and wait up to so many bytes; wider ones are sorted."""
 _WORTH_PASSING_ON = 256 << 10
+"""Bytes of a batch below which it waits for the next one."""
 
 
 class DuckDBSnapshot:
@@ -177,7 +179,7 @@ class DuckDBSnapshot:
     def _lie_in_order(
         self, relation: Relation, event: EventType, client_guid: str, window: Window
     ) -> bool:
-        """Look at the plan, at some rows' weight, and at all times: one column, where a sort is of all."""
+        """Tell whether the rows may pass as they lie: by the plan, by some rows' weight, by all times."""
         where = self._where(relation.resource, event)
         bound = values(client_guid)
         query = relation.rows_as_they_lie(event, window)

@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import duckdb
 
@@ -202,7 +201,8 @@ class DuckDBSource:
         except FOREIGN_ERRORS as error:
             raise translate(error, Stage.OPEN, where) from error
         # In a Python that looks interactive it would print how far a long query has come.
-        connection.execute("set enable_progress_bar = false")
+        with suppress(duckdb.Error):
+            connection.execute("set enable_progress_bar = false")
         # Only icu has the setting. Without icu DuckDB knows no zone but UTC.
         with suppress(duckdb.Error):
             connection.execute("set TimeZone = 'UTC'")
@@ -280,7 +280,7 @@ class DuckDBSource:
         self, connection: duckdb.DuckDBPyConnection, files: Files, database: str | None
     ) -> None:
         try:
-            files.restrict([] if database is None else database_files(Path(database)))
+            files.restrict([] if database is None else database_files(database))
             connection.execute("set lock_configuration = true")
         except FOREIGN_ERRORS as error:
             raise translate(error, Stage.OPEN, f"source {self._settings.name}") from error
