@@ -194,6 +194,17 @@ def test_a_profile_that_says_something_else_is_written_with_its_day(sender, serv
     assert sender.evidence(second) == [("swept", "size")] * 4
 
 
+def test_a_server_that_takes_all_but_the_manifest_takes_files_away(sender, server):
+    def take(_old, new):
+        if "manifest" not in final(new):
+            (sender.directory / final(new)).unlink()
+
+    server.hooks["after rename"] = take
+    sender.push()
+    assert sender.profile().sweeps
+    assert len(sender.received()) == 1
+
+
 # -- before the connection -------------------------------------------------------------------------
 
 

@@ -259,6 +259,25 @@ def test_a_look_that_is_never_answered_ends_it_at_once_and_is_no_failure_of_one_
         session.rename([move])
 
 
+def test_a_connection_that_ends_while_a_refusal_is_looked_into_ends_it_at_once(
+    server: ProgrammableServer,
+) -> None:
+    """The files stay about to be renamed: nobody knows what became of them."""
+
+    def cut(operation: str, answer: Callable[[], None]) -> None:
+        # before; in one go with the rename; and then because that was refused
+        if operation == "lstat" and server.operations.count("lstat") == 3:
+            server.abort()
+        else:
+            answer()
+
+    server.hooks["rename"] = raising(FAILURE)
+    server.reply = cut
+    move = temporary(server)
+    with pytest.raises(ConnectionLost), session_with(server) as session:
+        session.rename([move])
+
+
 # -- looking at what was renamed -------------------------------------------------------------------
 
 
