@@ -192,8 +192,9 @@ def mounted(path, size):
 
 
 def test_a_full_disk_under_the_spool_is_waited_for_and_nothing_is_half_done(tmp_path):
-    with OpenSSHServer(tmp_path) as server, mounted(tmp_path / "state", "300k"):
+    with OpenSSHServer(tmp_path) as server, mounted(tmp_path / "state", "4300k"):
         deployment = small_deployment(tmp_path, server)
+        deployment.document["schedule"] = {"workers": 1}
         small = add_client(deployment, "small", resources=["tags"])
         large = add_client(deployment, "large")
         fill(deployment, rows=6_000)
@@ -213,3 +214,20 @@ def test_a_full_disk_under_the_spool_is_waited_for_and_nothing_is_half_done(tmp_
         again = run_day(deployment)
         assert again.status == 0
         assert_delivered(again, large)
+
+
+def test_a_delivery_that_fills_the_disk_takes_no_other_ones_record(tmp_path):
+    with OpenSSHServer(tmp_path) as server, mounted(tmp_path / "state", "4300k"):
+        deployment = small_deployment(tmp_path, server)
+        deployment.document["schedule"] = {"workers": 2}
+        small = add_client(deployment, "small", resources=["tags"])
+        large = add_client(deployment, "large")
+        fill(deployment, rows=6_000)
+        outcome = run_day(deployment)
+        assert outcome.row(large)["error_code"] == "SPOOL_FULL"
+        # Whoever comes too late for the spool waits; whoever was built is delivered and known to be.
+        row = outcome.row(small)
+        assert (row["state"], row["error_code"]) in {
+            ("delivered", None),
+            ("waiting", "SPOOL_FULL"),
+        }

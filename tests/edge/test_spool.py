@@ -18,6 +18,7 @@ import pytest
 
 from mxdeliver.core.errors import Internal, SpoolCorrupt, SpoolFull, SpoolIO, SpoolMode
 from mxdeliver.edge.spool import Spool, bundle_file, folders
+from mxdeliver.edge.spool.staging import KEPT_FREE
 from tests.support.ledgers import TODAY, bundle, contents, key, line_from, process
 
 FOLDER = "CLT-00000000-0000-0000-0000-000000000001.2026-03-09.r1"
@@ -430,10 +431,10 @@ def test_the_folder_of_a_bundle_has_a_name_that_is_read_back():
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Give a spool on a disk of 64 KiB and 12 names."""
+    """Give a spool on a disk with 12 names, and 64 KiB beside what is kept free."""
     mount = tmp_path / "disk"
     mount.mkdir()
-    options = "size=64k,nr_inodes=12,mode=0700"
+    options = f"size={KEPT_FREE + (64 << 10)},nr_inodes=12,mode=0700"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", mount], check=True)
     try:
         spool = Spool(mount)
@@ -443,13 +444,19 @@ def small_disk(tmp_path):
         subprocess.run(["umount", "--lazy", mount], check=True)
 
 
+def write_all(file, data):
+    for start in range(0, len(data), 1000):
+        file.write(data[start : start + 1000])
+
+
 def test_a_full_disk_is_named_and_what_was_begun_is_cleaned_away(small_disk):
     spool, mount = small_disk
     name = bundle(key()).files[0].name
     with spool.stage(key()) as staging:
         with pytest.raises(SpoolFull, match=name), staging.create(name) as file:
-            file.write(bytes(100_000))
-        assert file.size < 100_000
+            write_all(file, bytes(100_000))
+        assert 50_000 < file.size < 64 << 10
+        assert shutil.disk_usage(mount).free >= KEPT_FREE
     assert names(mount / "spool") == []
     seal(spool)
 

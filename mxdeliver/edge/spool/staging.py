@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
-from mxdeliver.core.errors import Internal, SpoolCorrupt
+from mxdeliver.core.errors import Internal, SpoolCorrupt, SpoolFull
 from mxdeliver.core.model import Bundle, DeliveryKey
 from mxdeliver.core.naming import parse_file_name
 from mxdeliver.core.streams import Buffer
@@ -20,6 +20,10 @@ from mxdeliver.edge.spool.folders import (
     from_os_error,
     mapped,
 )
+
+KEPT_FREE = 4 << 20
+"""Bytes of the disk that are not filled: the ledger beside the spool must be able to say what became
+of this delivery, and of the others that go on meanwhile."""
 
 _SYNC_THREADS = 4
 
@@ -40,12 +44,22 @@ class SpoolFile:
         """Append all of `data`; SpoolFull, SpoolIO (also behind the end of `create`)."""
         rest = memoryview(data).cast("B")
         try:
+            self._require_room(len(rest))
             while rest:
                 written = os.write(self._descriptor, rest)
                 self.size += written
                 rest = rest[written:]
         except OSError as error:
             raise from_os_error(error, self.name) from error
+
+    def _require_room(self, size: int) -> None:
+        disk = os.fstatvfs(self._descriptor)
+        # A file system that cannot tell its size says that it has no blocks.
+        if disk.f_blocks and disk.f_bavail * disk.f_frsize < size + KEPT_FREE:
+            raise SpoolFull(
+                f"no space left for {self.name}: {disk.f_bavail * disk.f_frsize:,} bytes are free, "
+                f"of which {KEPT_FREE:,} are kept for the ledger"
+            )
 
 
 class Staging:
