@@ -24,6 +24,7 @@ from threading import Event
 
 from bench.measure import Growth, tell
 from mxdeliver import binding, cli
+from mxdeliver.__main__ import prepare
 from mxdeliver.build import build
 from mxdeliver.cli import wiring
 from mxdeliver.core.calendar import SnapshotDate
@@ -38,6 +39,7 @@ _PIECE = 1 << 20
 
 def main() -> None:
     """Do one of the parts."""
+    prepare()
     part, *arguments = sys.argv[1:]
     parts: dict[str, Callable[..., None]] = {
         "seal": seal,

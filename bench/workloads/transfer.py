@@ -115,7 +115,7 @@ def day_transfer(settings: Settings) -> Part:
             f"**d**: the files of a day ({filled} with records), sent to the server through "
             "`bench/delay.py`, which adds round-trip time and nothing else (0 ms: no proxy). "
             "Ours is `push` of the sealed bundle, from its call to its return, imports being paid: the files are read "
-            "and hashed before, ledger and log are kept, every answer is looked at, the manifest is "
+            "and hashed as well, ledger and log are kept, every answer is looked at, the manifest is "
             "renamed last. Programs are timed from start to end; paramiko from its connect. "
             "sftp, lftp and paramiko use temporary names and renames and send the manifest last; "
             "rclone does neither. lftp opens up to eight connections, the others one; paramiko's "

@@ -3,6 +3,7 @@
 The order is what keeps a day whole (reliability: ledger before action for temporary names, action
 before ledger for success):
 
+0. every sealed file is compared with its SHA-256, large ones while the steps up to 3 are taken
 1. what was done at another server or directory is set aside: it counts only where it was done
 2. look at every final name: there already and ours, or somebody else's (REMOTE_CONFLICT)
 3. one commit names all temporary names; earlier ones are removed; then everything, the manifest
@@ -22,7 +23,8 @@ client's profile remembers it for a week:
 Killed anywhere, the next attempt starts again at 1 and leaves alone what has appeared; of what it
 had begun to write directly it removes only what the ledger says it has made.
 
-Reading order: `steps`, `existing` (what lies there already), `profile` (what the server allows).
+Reading order: `steps`, `existing` (what lies there already), `profile` (what the server allows),
+`sealed` (what is sent is what was sealed).
 """
 
 from mxdeliver.push.steps import push

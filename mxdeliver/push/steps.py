@@ -13,6 +13,8 @@ from mxdeliver.core.errors import (
     ConnectionLost,
     LeaseLost,
     MxdeliverError,
+    SpoolCorrupt,
+    SpoolIO,
     Stalled,
     StopRequested,
 )
@@ -34,6 +36,7 @@ from mxdeliver.edge.sftp import (
 from mxdeliver.edge.spool import Spool
 from mxdeliver.push.existing import Existing, Found, Records
 from mxdeliver.push.profile import Profile
+from mxdeliver.push.sealed import SealedFiles
 
 
 def push(
@@ -65,12 +68,22 @@ def push(
     wanted = [file for file in bundle.files if not _is_published(progress, file)]
     if not wanted:
         return
-    for file in wanted if bundle.manifest in wanted else (*wanted, bundle.manifest):
-        spool.verify(bundle.key, file)
     started = time.monotonic()
     # A server that takes further channels, or what is sent ahead, amiss is tried again without.
     files = {file.name: file.encrypted_file_size for file in wanted} if lease.number == 1 else {}
-    with connect(client.endpoint, credentials, today=today, stop=stop, files=files) as session:
+    # The manifest may be sent again though it is there: see `_withdraw_manifest`.
+    needed = wanted if bundle.manifest in wanted else [*wanted, bundle.manifest]
+    with (
+        SealedFiles(needed, key=bundle.key, spool=spool, stop=stop) as sealed,
+        sealed.told_first(),
+        connect(
+            client.endpoint,
+            credentials,
+            today=today,
+            stop=lambda: stop() or sealed.is_damaged,
+            files=files,
+        ) as session,
+    ):
         facts = session.facts
         log(
             "connection.opened",
@@ -95,6 +108,7 @@ def push(
             session=session,
             lease=lease,
             records=records,
+            sealed=sealed,
             existing=Existing(
                 bundle, client, session=session, records=records, spool=spool, log=log
             ),
@@ -125,6 +139,7 @@ class _Push:
         session: Session,
         lease: Lease,
         records: Records,
+        sealed: SealedFiles,
         existing: Existing,
         profile: Profile,
         nonce: Callable[[], str],
@@ -135,6 +150,7 @@ class _Push:
         self._session = session
         self._lease = lease
         self._records = records
+        self._sealed = sealed
         self._existing = existing
         self._profile = profile
         self._nonce = nonce
@@ -192,7 +208,8 @@ class _Push:
         if not missing:
             return
         evidence = self._session.upload([self._upload(file, temporaries) for file in missing])
-        with self._tidy_when_overtaken(temporaries):
+        with self._tidy(temporaries):
+            self._sealed.settle()
             self._lease.check()  # what lies there may be another run's by now
         self._existing.clear(found.torn)
         self._existing.take_away(found.replaced)
@@ -225,7 +242,7 @@ class _Push:
         evidence: Mapping[str, Evidence],
     ) -> None:
         names = [file.name for file in files]
-        with self._tidy_when_overtaken(temporaries):
+        with self._tidy(temporaries):
             self._lease.publishing(names)
         moves = [
             Move(temporary=temporaries[file.name], final=file.name, size=file.encrypted_file_size)
@@ -247,14 +264,15 @@ class _Push:
             raise renaming.failure
 
     @contextmanager
-    def _tidy_when_overtaken(self, temporaries: Mapping[str, str]) -> Iterator[None]:
-        """Remove our temporary files where the lease is lost before any of them was renamed.
+    def _tidy(self, temporaries: Mapping[str, str]) -> Iterator[None]:
+        """Remove our temporary files where none of them may be renamed.
 
-        The other run has removed those that it found, and knows of none that were made since.
+        The lease is lost: the other run has removed those that it found, and knows of none that were
+        made since. Or what was sealed is damaged, and this delivery over.
         """
         try:
             yield
-        except LeaseLost:
+        except (LeaseLost, SpoolCorrupt, SpoolIO):
             with suppress(MxdeliverError):
                 self._session.remove(list(temporaries.values()))
             raise
@@ -262,6 +280,7 @@ class _Push:
     # -- with final names alone ----------------------------------------------------------------------
 
     def _write_directly(self) -> None:
+        self._sealed.settle()
         missing, found = self._look()
         self._lease.check()  # what lies there may be another run's by now
         self._existing.remove(self._records.temporaries(self._bundle.key))

@@ -6,13 +6,13 @@ import fcntl
 import io
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from mxdeliver.core.errors import SpoolCorrupt
+from mxdeliver.core.errors import SpoolCorrupt, StopRequested
 from mxdeliver.core.model import Artifact, Bundle, DeliveryKey
 from mxdeliver.edge.spool import bundle_file
 from mxdeliver.edge.spool.folders import (
@@ -96,7 +96,7 @@ class Spool:
                 staging.finish()
 
     def read(self, key: DeliveryKey, artifact: Artifact) -> BinaryIO:
-        """Open a sealed file; SpoolCorrupt where it is missing or has another size."""
+        """Open a sealed file, unbuffered; SpoolCorrupt where it is missing or has another size."""
         what = f"{folder_name(key)}/{artifact.name}"
         with self._opened() as spool:
             try:
@@ -111,14 +111,21 @@ class Spool:
                     f"the sealed file {what} has {status.st_size} bytes instead of "
                     f"{artifact.encrypted_file_size}"
                 )
-        return cast("BinaryIO", io.BufferedReader(_SealedFile(descriptor, what), _CHUNK))
+        return cast("BinaryIO", _SealedFile(descriptor, what))
 
-    def verify(self, key: DeliveryKey, artifact: Artifact) -> None:
-        """Read a sealed file whole; SpoolCorrupt unless size and SHA-256 are what was sealed."""
+    def verify(
+        self, key: DeliveryKey, artifact: Artifact, stop: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Read a sealed file whole; SpoolCorrupt unless size and SHA-256 are what was sealed.
+
+        StopRequested once `stop` says so.
+        """
         digest = sha256()
         with self.read(key, artifact) as file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
+                if stop():
+                    raise StopRequested("stopped while sealed files were compared")
         if digest.hexdigest() != artifact.encrypted_checksum:
             raise SpoolCorrupt(
                 f"the sealed file {folder_name(key)}/{artifact.name} was changed after it was sealed"
@@ -222,6 +229,10 @@ class _SealedFile(io.FileIO):
     def __init__(self, descriptor: int, what: str) -> None:
         super().__init__(descriptor, "rb")
         self._what = what
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        with mapped(self._what):
+            return super().read(size) or b""
 
     def readinto(self, buffer: WriteableBuffer, /) -> int | None:
         with mapped(self._what):
