@@ -24,7 +24,11 @@ def main() -> None:
     from mxdeliver.cli import command_line, process  # noqa: PLC0415 - nothing before it is needed
 
     process.guard_streams()
-    command_line()
+    try:
+        command_line()
+    finally:
+        # Python would look for garbage among all of it before the process gives it back.
+        gc.freeze()
 
 
 if __name__ == "__main__":
