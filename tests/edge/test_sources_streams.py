@@ -41,6 +41,7 @@ def timestamp(microseconds, column_type):
     return f"make_timestamp({microseconds})::{column_type}"
 
 
+@pytest.mark.parametrize("few_rows", [None, 0])
 @pytest.mark.parametrize("event", EventType)
 @pytest.mark.parametrize(
     "column_type",
@@ -50,7 +51,7 @@ def timestamp(microseconds, column_type):
     ],
 )
 def test_the_window_begins_with_its_first_second_and_ends_before_its_last(
-    tmp_path, column_type, event
+    tmp_path, column_type, event, few_rows
 ):
     seconds = {"before": START - 1, "first": START, "last": END - 1, "after": END}
     column = f"{event.value.lower()}_at"
@@ -62,12 +63,13 @@ def test_the_window_begins_with_its_first_second_and_ends_before_its_last(
             f"insert into users (guid, client_guid, {column}) values ('{guid}', '{CLIENT}', {moment})",
         )
 
-    with source(tmp_path).snapshot() as snapshot:
+    with source(tmp_path, few_rows=few_rows).snapshot() as snapshot:
         assert guids(snapshot, event) == ["first", "last"]
 
 
+@pytest.mark.parametrize("few_rows", [None, 0])
 @pytest.mark.parametrize("column_type", ["timestamp", "timestamptz", "timestamp_ns"])
-def test_the_window_s_borders_hold_to_the_microsecond(tmp_path, column_type):
+def test_the_window_s_borders_hold_to_the_microsecond(tmp_path, column_type, few_rows):
     moments = {
         "before": START * 1_000_000 - 1,
         "first": START * 1_000_000,
@@ -80,7 +82,7 @@ def test_the_window_s_borders_hold_to_the_microsecond(tmp_path, column_type):
     ]
     users(tmp_path, *rows, times=column_type)
 
-    assert [row["guid"] for row in read(source(tmp_path))] == ["first", "last"]
+    assert [row["guid"] for row in read(source(tmp_path, few_rows=few_rows))] == ["first", "last"]
 
 
 def test_the_last_nanosecond_belongs_to_the_day_also_in_slices(tmp_path):
@@ -93,9 +95,9 @@ def test_the_last_nanosecond_belongs_to_the_day_also_in_slices(tmp_path):
         "(3, timestamp_ns '2026-01-01 10:00:01')) v(i, moment)",
     )
 
-    rows = read(source(tmp_path, slice_rows=1, slice_bytes=1))
-
-    assert [row["guid"] for row in rows] == ["u2", "u3", "u1"]
+    for few_rows in (None, 0):
+        rows = read(source(tmp_path, slice_rows=1, slice_bytes=1, few_rows=few_rows))
+        assert [row["guid"] for row in rows] == ["u2", "u3", "u1"]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,9 @@ def test_an_update_is_later_than_the_creation_or_of_a_record_without_one(
             f"{timestamp(noon, updated_type)}, null)",
         )
 
-    assert [row["guid"] for row in read(source(tmp_path), UPDATED)] == ["later", "none"]
+    for few_rows in (None, 0):
+        rows = read(source(tmp_path, few_rows=few_rows), UPDATED)
+        assert [row["guid"] for row in rows] == ["later", "none"]
 
 
 def test_one_record_may_be_created_updated_and_deleted_on_one_day(tmp_path):

@@ -50,14 +50,16 @@ def source(
     batch_rows: int = 4096,
     slice_rows: int = 10_000,
     slice_bytes: int | None = None,
+    few_rows: int | None = None,
     **options: Any,
 ) -> DuckDBSource:
-    """A source as `settings` describe it."""
+    """A source as `settings` describe it; without few rows, none are read for all events at once."""
     return DuckDBSource(
         settings(folder, queries=queries, **options),
         batch_rows=batch_rows,
         slice_rows=slice_rows,
         slice_bytes=slice_bytes,
+        few_rows=few_rows,
     )
 
 

@@ -4,7 +4,9 @@
     warehouse     the source itself: opens DuckDB so that it neither spills nor reaches further
                   than the configuration says
     snapshot      all streams of one delivery, out of one state of the data
+    known         what was found out about a database file, for the next client
     queries       the SQL: default queries, the vetting of a user's own
+    together      the few rows of a day, read once for all its events
     passing       rows that lie in order already: ordered as they pass
     slices        how much of the window is sorted at once, within the memory limit
     files         which files are behind it, and whether they changed meanwhile

@@ -31,7 +31,8 @@ def fit(resource: Resource, columns: Sequence[str], where: str) -> Layout:
     """Fit a query's columns to the schema; SourceSchema names what is missing, extra or double."""
     names = tuple(field.name for field in resource.fields)
     wanted = dict.fromkeys((*names, CLIENT_COLUMN))
-    missing = [name for name in wanted if name not in columns]
+    places = {name: place for place, name in enumerate(columns)}
+    missing = [name for name in wanted if name not in places]
     extra = [name for name in dict.fromkeys(columns) if name not in wanted]
     double = [name for name, times in Counter(columns).items() if times > 1 and name in wanted]
     wrong = (
@@ -43,8 +44,8 @@ def fit(resource: Resource, columns: Sequence[str], where: str) -> Layout:
         raise SourceSchema(f"{where}: {'; '.join(filter(None, wrong))}")
     return Layout(
         names=names,
-        places=tuple(columns.index(name) for name in names),
-        client_place=columns.index(CLIENT_COLUMN),
+        places=tuple(places[name] for name in names),
+        client_place=places[CLIENT_COLUMN],
     )
 
 

@@ -139,12 +139,16 @@ class Files:
             self._connection.execute(f"set {setting} = [{listed}]")
         self._connection.execute("set enable_external_access = false")
 
-    def remember(self) -> None:
-        """Take down how the files are now; SourceUnavailable names a pattern without any."""
+    def remember(self) -> bool:
+        """Take down how the files are now, and tell whether they were so the last time.
+
+        SourceUnavailable names a pattern without any file.
+        """
         for pattern in self._patterns:
             if not self._matching(pattern):
                 raise SourceUnavailable(f"source {self._source}: no file {pattern}")
-        self._before = self._state()
+        last, self._before = self._before, self._state()
+        return last == self._before
 
     def changed(self) -> bool:
         """Tell whether a file was added, removed or changed since `remember`."""

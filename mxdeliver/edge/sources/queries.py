@@ -26,6 +26,8 @@ EVENT_COLUMNS: Mapping[EventType, str] = {
     EventType.UPDATED: "updated_at",
     EventType.DELETED: "deleted_at",
 }
+CLIENT_VARIABLE = "client_guid"
+"""A variable of DuckDB's, for a query that is bound once and run for one client after the other."""
 PARAMETERS = ("client_guid", "window_start", "window_end")
 
 _WHOLE_NUMBER = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|DECIMAL\([0-9]+,0\)")
@@ -103,10 +105,19 @@ def quoted(name: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relation:
-    """One resource's table or view, with the event times that its default queries need."""
+    """One resource's table or view, with the event times that its default queries need.
+
+    It is `bare` where it has no other columns than these, the schema's and the client's.
+    """
 
     resource: Resource
     times: Mapping[str, EventTime]
+    bare: bool
+
+    @property
+    def lasting(self) -> bool:
+        """Tell whether the catalog alone says so; that a column of text is empty, rows have said."""
+        return all(time.form is not TimeForm.TEXT for time in self.times.values())
 
     def condition(self, event: EventType, window: Window) -> str:
         """Give the condition under which a row belongs to the event's file."""
@@ -155,6 +166,25 @@ class Relation:
             f"from {self._from()} and {self.condition(event, window)}"
         )
 
+    def rows_together(self, events: Sequence[EventType], window: Window) -> str:
+        """Give the query for the rows of several events, in any order and under the relation's names.
+
+        Each has the key of every event that it belongs to, else null, as the last columns. A star is
+        read and bound in less time than so many names. The client is that of CLIENT_VARIABLE.
+        """
+        client = f"getvariable('{CLIENT_VARIABLE}')"
+        conditions = [self.condition(event, window) for event in events]
+        keys = ", ".join(
+            f"case when {condition} then {self._key(event)} end as {quoted(KEY + event)}"
+            for event, condition in zip(events, conditions, strict=True)
+        )
+        columns = "*" if self.bare else ", ".join(map(quoted, self.columns()))
+        return f"select {columns}, {keys} from {self._from(client)} and ({' or '.join(conditions)})"  # noqa: S608 - names are quoted
+
+    def columns(self) -> list[str]:
+        """Give the columns of a stream: the schema's and the client's."""
+        return list(dict.fromkeys([*(field.name for field in self.resource.fields), CLIENT_COLUMN]))
+
     def key_at(self, event: EventType, part: Part, rows: int) -> str:
         """Give the query for the key of a part's nth row, of its last where it has fewer.
 
@@ -174,8 +204,7 @@ class Relation:
         return " and ".join(conditions)
 
     def _columns(self) -> str:
-        names = (*(field.name for field in self.resource.fields), CLIENT_COLUMN)
-        return ", ".join(f"{quoted(name)} as {quoted(name)}" for name in dict.fromkeys(names))
+        return ", ".join(f"{quoted(name)} as {quoted(name)}" for name in self.columns())
 
     def _second(self, event: EventType) -> str:
         return self.times[EVENT_COLUMNS[event]].second()
@@ -192,10 +221,9 @@ class Relation:
         order = "'asc nulls last'"
         return f"create_sort_key({time}, {order}, {quoted(second)}, {order})"
 
-    def _from(self) -> str:
+    def _from(self, client: str = "$client_guid") -> str:
         # the cast costs nothing on text, and lets a UUID or enum column be compared
-        client = f"{quoted(CLIENT_COLUMN)}::varchar = $client_guid"
-        return f"{quoted(self.resource.name)} where {client}"
+        return f"{quoted(self.resource.name)} where {quoted(CLIENT_COLUMN)}::varchar = {client}"
 
 
 def values(client_guid: str, part: Part | None = None) -> dict[str, object]:

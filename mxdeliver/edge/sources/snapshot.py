@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, cast
@@ -23,6 +23,7 @@ from mxdeliver.edge.sources import passing
 from mxdeliver.edge.sources.checked import CLIENT_COLUMN, checked, fit, missing_columns
 from mxdeliver.edge.sources.failures import FOREIGN_ERRORS, Stage, translate
 from mxdeliver.edge.sources.files import Files
+from mxdeliver.edge.sources.known import Known
 from mxdeliver.edge.sources.queries import (
     EventTime,
     OwnQuery,
@@ -34,6 +35,7 @@ from mxdeliver.edge.sources.queries import (
     values,
 )
 from mxdeliver.edge.sources.slices import Part, Slices, SliceSize
+from mxdeliver.edge.sources.together import BATCH_ROWS, HELD_BYTES, Day
 
 _Key = tuple[str, EventType]
 _SECONDS_ROWS = 1 << 16
@@ -59,10 +61,12 @@ class DuckDBSnapshot:
         *,
         name: str,
         files: Files,
+        known: Known,
         own_queries: Mapping[_Key, OwnQuery | MxdeliverError],
         failed_views: Mapping[str, MxdeliverError],
         batch_rows: int,
         slice_size: SliceSize,
+        few_rows: int,
     ) -> None:
         self._connection = connection
         self._name = name
@@ -71,8 +75,10 @@ class DuckDBSnapshot:
         self._failed_views = failed_views
         self._batch_rows = batch_rows
         self._slice_size = slice_size
+        self._few_rows = few_rows
+        self._known = known
         self._relations: dict[str, Relation] = {}
-        self._counts: dict[tuple[str, str, Window], dict[EventType, int]] = {}
+        self._days: dict[tuple[str, str, Window], Day] = {}
         self._reader: pa.RecordBatchReader | None = None
         self._turn = 0
 
@@ -87,8 +93,9 @@ class DuckDBSnapshot:
         own = self._own(resource, event)
         try:
             if own is None:
-                expected = self._count(resource, client_guid, window)[event]
-                batches = self._default_rows(resource, event, client_guid, window, expected)
+                day = self._day(resource, client_guid, window)
+                expected = day.counts[event]
+                batches = self._default_rows(resource, event, client_guid, window, day)
             else:
                 expected = None
                 bound = own.values(client_guid, window)
@@ -150,12 +157,18 @@ class DuckDBSnapshot:
         event: EventType,
         client_guid: str,
         window: Window,
-        count: int,
+        day: Day,
     ) -> Iterator[pa.RecordBatch]:
+        count = day.counts[event]
         if count == 0:
             return
         relation = self._relation(resource)
         where = self._where(resource, event)
+        self._read_together(relation, event, client_guid, window, day)
+        few = day.take(event)
+        if few is not None:
+            yield few
+            return
         if count > self._slice_size.first_rows and self._lie_in_order(
             relation, event, client_guid, window
         ):
@@ -175,6 +188,29 @@ class DuckDBSnapshot:
             self._begin_again(where)
             window = replace(window, start=rows.rest)
         yield from _gathered(self._sliced(relation, event, client_guid, window, count))
+
+    def _read_together(
+        self, relation: Relation, event: EventType, client_guid: str, window: Window, day: Day
+    ) -> None:
+        """Let the day hold this event's rows, and later events' with them, where all are few."""
+        events = day.to_read(event, most_rows=self._few_rows)
+        if not events:
+            return
+        where = self._where(relation.resource, event)
+        query = relation.rows_together(events, window)
+        room = HELD_BYTES - sum(other.held_bytes for other in self._days.values())
+        try:
+            day.hold(
+                self._run(lambda: self._known.query(query, client_guid), where, BATCH_ROWS),
+                events,
+                names=relation.columns(),
+                room=room,
+            )
+        except NeedsPerson:
+            # of which event, and whether for want of memory, each event's own query tells
+            self._begin_again(where)
+        finally:
+            self.close()
 
     def _lie_in_order(
         self, relation: Relation, event: EventType, client_guid: str, window: Window
@@ -244,20 +280,26 @@ class DuckDBSnapshot:
             self._connection.execute("rollback")
         self._fetch("begin transaction read only", {}, where)
 
-    def _count(self, resource: Resource, client_guid: str, window: Window) -> dict[EventType, int]:
+    def _day(self, resource: Resource, client_guid: str, window: Window) -> Day:
         key = (resource.name, client_guid, window)
-        if key not in self._counts:
+        if key not in self._days:
             events = self._default_events(resource)
             query = self._relation(resource).count(events, window)
-            rows = self._fetch(query, values(client_guid), self._where(resource))
-            self._counts[key] = dict(zip(events, rows[0], strict=True))
-        return self._counts[key]
+            statement = self._known.statement(query)
+            ((*counts,),) = self._fetch(statement, values(client_guid), self._where(resource))
+            self._days[key] = Day(counts=dict(zip(events, counts, strict=True)))
+        return self._days[key]
 
     def _relation(self, resource: Resource) -> Relation:
         if resource.name not in self._relations:
             if resource.name in self._failed_views:
                 raise self._failed_views[resource.name]
-            self._relations[resource.name] = self._look_at(resource)
+            known = self._known.relations.get(resource.name)
+            if known is None or known.resource != resource:
+                known = self._look_at(resource)
+            self._relations[resource.name] = known
+            if known.lasting:
+                self._known.relations[resource.name] = known
         return self._relations[resource.name]
 
     def _look_at(self, resource: Resource) -> Relation:
@@ -270,6 +312,7 @@ class DuckDBSnapshot:
         return Relation(
             resource=resource,
             times={name: self._event_time(resource, name, types[name]) for name in times},
+            bare=len(columns) == len(types) == len({name.casefold() for name in wanted}),
         )
 
     def _event_time(self, resource: Resource, column: str, column_type: str) -> EventTime:
@@ -296,7 +339,9 @@ class DuckDBSnapshot:
         except FOREIGN_ERRORS as error:
             raise translate(error, Stage.BIND, where) from error
 
-    def _fetch(self, sql: str, bound: Mapping[str, object], where: str) -> list[tuple[Any, ...]]:
+    def _fetch(
+        self, sql: str | duckdb.Statement, bound: Mapping[str, object], where: str
+    ) -> list[tuple[Any, ...]]:
         try:
             found: list[tuple[Any, ...]] = self._connection.execute(sql, dict(bound)).fetchall()
         except FOREIGN_ERRORS as error:
@@ -306,9 +351,14 @@ class DuckDBSnapshot:
     def _read(
         self, sql: str, bound: Mapping[str, object], where: str, batch_rows: int
     ) -> Iterator[pa.RecordBatch]:
+        return self._run(lambda: self._connection.sql(sql, params=dict(bound)), where, batch_rows)
+
+    def _run(
+        self, bind: Callable[[], duckdb.DuckDBPyRelation], where: str, batch_rows: int
+    ) -> Iterator[pa.RecordBatch]:
         # execute() would hold the whole result; a relation's reader holds a few batches
         try:
-            reader = self._connection.sql(sql, params=dict(bound)).to_arrow_reader(batch_rows)
+            reader = bind().to_arrow_reader(batch_rows)
             self._reader = reader
             batch = _next(reader)
             while batch is not None:

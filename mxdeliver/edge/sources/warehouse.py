@@ -4,7 +4,8 @@ DuckDB here never spills to disk, loads no extension, sees no Python variable, a
 those that the configuration names. Each snapshot has a DuckDB to itself, in memory, and attaches the
 database anew, read-only: clients are delivered side by side, and each must see the file as it is when
 its own delivery begins. To make such a DuckDB takes as long as a small client's whole day, so one that
-ended well, and has let the database go, is used again.
+ended well, and has let the database go, is used again, with what it knows of a file that is still the
+same.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mxdeliver.core.errors import MxdeliverError, SourceIncomplete
 from mxdeliver.core.model import EventType, Resource, SourceSettings
 from mxdeliver.edge.sources.failures import FOREIGN_ERRORS, Stage, translate
 from mxdeliver.edge.sources.files import Files, database_files, with_absolute_files
+from mxdeliver.edge.sources.known import Known
 from mxdeliver.edge.sources.queries import OwnQuery, quoted, vet
 from mxdeliver.edge.sources.settings import parse_options
 from mxdeliver.edge.sources.slices import SliceSize
@@ -52,11 +54,13 @@ class _Engine:
     """A DuckDB that may reach the source's files alone, its settings locked; no data is in it.
 
     `database` is the file itself, behind any links. Own queries and views have absolute file names;
-    or what is wrong with each.
+    or what is wrong with each. `known` is true of the `files` as they were last remembered.
     """
 
     database: str | None
     connection: duckdb.DuckDBPyConnection
+    files: Files
+    known: Known
     own_queries: Mapping[_Key, OwnQuery | MxdeliverError]
     views: Mapping[str, str | MxdeliverError]
     patterns: frozenset[str]
@@ -72,6 +76,7 @@ class DuckDBSource:
         batch_rows: int = BATCH_ROWS,
         slice_rows: int = FIRST_SLICE_ROWS,
         slice_bytes: int | None = None,
+        few_rows: int | None = None,
     ) -> None:
         self._settings = settings
         self._options = parse_options(settings)
@@ -79,6 +84,7 @@ class DuckDBSource:
         self._slice_size = SliceSize(
             first_rows=slice_rows, bytes=slice_bytes or self._options.memory_bytes // SLICE_SHARE
         )
+        self._few_rows = slice_rows if few_rows is None else few_rows
         self._idle: deque[_Engine] = deque()
 
     def snapshot(self) -> AbstractContextManager[DuckDBSnapshot]:
@@ -111,8 +117,8 @@ class DuckDBSource:
         connection = engine.connection
         ended_well = False
         try:
-            files = self._files(connection, engine.patterns)
-            files.remember()
+            if not engine.files.remember():
+                engine.known.forget()
             if engine.database != self._real_path():
                 raise SourceIncomplete(f"source {self._settings.name}: its database was replaced")
             self._attach(engine)
@@ -121,15 +127,17 @@ class DuckDBSource:
             snapshot = DuckDBSnapshot(
                 connection,
                 name=self._settings.name,
-                files=files,
+                files=engine.files,
+                known=engine.known,
                 own_queries=engine.own_queries,
                 failed_views=failed_views,
                 batch_rows=self._batch_rows,
                 slice_size=self._slice_size,
+                few_rows=self._few_rows,
             )
             yield snapshot
             snapshot.close()
-            files.refuse_changes()
+            engine.files.refuse_changes()
             ended_well = True
         finally:
             self._leave(engine, ended_well=ended_well)
@@ -164,13 +172,16 @@ class DuckDBSource:
         connection = self._connect()
         try:
             own_queries, views, patterns = self._read_sql(connection)
-            self._lock(connection, self._files(connection, patterns), database)
+            files = self._files(connection, patterns)
+            self._lock(connection, files, database)
         except BaseException:
             connection.close()
             raise
         return _Engine(
             database=database,
             connection=connection,
+            files=files,
+            known=Known(connection=connection),
             own_queries=own_queries,
             views=views,
             patterns=patterns,
