@@ -8,11 +8,12 @@ import time
 import pytest
 
 from mxdeliver.core.errors import ConnectRefused, SpoolCorrupt, SpoolIO, StopRequested
+from mxdeliver.edge.sftp import Session
 from mxdeliver.edge.spool import Spool
 from mxdeliver.push import sealed
 from tests.support.ledgers import contents, key
 from tests.support.programmable import ProgrammableServer
-from tests.support.pushing import a_sender, names, server_without_renames
+from tests.support.pushing import a_sender, deny, names, server_without_renames
 
 PLACES = range(4)
 
@@ -134,20 +135,47 @@ def test_a_file_that_cannot_be_read_is_told_as_that(sender, monkeypatch):
     assert sender.leftovers() == []
 
 
-def test_where_names_are_final_at_once_nothing_is_written_before_all_is_compared(
-    tmp_path,
-):
+@pytest.mark.usefixtures("compared_late")
+def test_what_cannot_be_removed_then_is_reported(sender, server):
+    damage(sender, 1)
+    server.hooks["remove"] = deny
+    with pytest.raises(SpoolCorrupt):
+        sender.push()
+    assert sender.received() == {}
+    [line] = sender.events("temporaries.left")
+    assert "does not let 4 temporary files be removed" in line["message"]
+    assert sorted(sender.ledger.temporaries(key())) == sender.leftovers()
+
+
+def test_a_second_attempt_compares_everything_before_it_connects(sender, server, monkeypatch):
+    sender.crash(monkeypatch, Session, "upload")
+    damage(sender, 3)
+    with pytest.raises(SpoolCorrupt):
+        sender.push()
+    assert len(server.user_names) == 1
+
+
+def test_where_names_are_final_at_once_all_is_compared_before_connecting(tmp_path):
     with server_without_renames(tmp_path) as server, a_sender(tmp_path, server) as sender:
         sender.push()  # now it is known that only writing helps
         second = sender.rebuild()
         sender.empty()
-        server.operations.clear()
         [path] = sender.spool_path.rglob(f"*r{second.revision}/{names()[2]}")
         path.chmod(0o600)
         path.write_bytes(b"?" * path.stat().st_size)
         with pytest.raises(SpoolCorrupt):
             sender.push(second)
-        assert "open" not in server.operations
+        assert len(server.user_names) == 1
+        assert sender.received() == {}
+
+
+def test_where_names_turn_out_to_be_final_at_once_nothing_is_written_before_all_is_compared(
+    tmp_path,
+):
+    with server_without_renames(tmp_path) as server, a_sender(tmp_path, server) as sender:
+        damage(sender, 2)
+        with pytest.raises(SpoolCorrupt):
+            sender.push()
         assert sender.received() == {}
 
 

@@ -379,7 +379,7 @@ class SpoolCorrupt(Fatal):
 
     code = "SPOOL_CORRUPT"
     remedy = (
-        "Nothing damaged was sent. If the client has nothing of this day, `mxdeliver resend "
+        "Nothing damaged appeared under its name. If the client has nothing of this day, `mxdeliver resend "
         "--rebuild` makes a new revision; if they have it whole, `mxdeliver adopt` writes that "
         "down. Look at the disk."
     )

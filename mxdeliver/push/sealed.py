@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -17,7 +18,7 @@ LARGE = 64 << 20
 
 
 class SealedFiles:
-    """Compares sealed files: small ones at once, large ones in a thread that ends with the `with`.
+    """Compares sealed files as the `with` begins, large ones `beside` it in a thread that ends with it.
 
     So a large file may be on its way under a temporary name when it turns out to be damaged; it is
     told by `settle` at the latest, without which nothing may get its final name.
@@ -30,18 +31,27 @@ class SealedFiles:
         key: DeliveryKey,
         spool: Spool,
         stop: Callable[[], bool],
+        beside: bool,
     ) -> None:
-        """Compare the small files; SpoolCorrupt, SpoolIO, StopRequested."""
+        self._files = files
+        self._verify = partial(spool.verify, key)
+        self._stop = stop
+        self._beside = beside
         self._is_left = False
-        for file in files:
-            if file.encrypted_file_size < LARGE:
-                spool.verify(key, file, stop)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="sealed")
-        self._comparisons: list[Future[None]] = [
-            self._pool.submit(spool.verify, key, file, lambda: self._is_left or stop())
-            for file in files
-            if file.encrypted_file_size >= LARGE
+        self._comparisons: list[Future[None]] = []
+
+    def __enter__(self) -> Self:
+        """Compare what is not left to the thread; SpoolCorrupt, SpoolIO, SpoolMode, StopRequested."""
+        large = [f for f in self._files if self._beside and f.encrypted_file_size >= LARGE]
+        for file in self._files:
+            if file not in large:
+                self._verify(file, self._stop)
+        self._comparisons = [
+            self._pool.submit(self._verify, file, lambda: self._is_left or self._stop())
+            for file in large
         ]
+        return self
 
     @property
     def is_damaged(self) -> bool:
@@ -49,7 +59,7 @@ class SealedFiles:
         return any(one.done() and one.exception() is not None for one in self._comparisons)
 
     def settle(self) -> None:
-        """Wait until all files are compared; SpoolCorrupt, SpoolIO, StopRequested."""
+        """Wait until all files are compared; SpoolCorrupt, SpoolIO, SpoolMode, StopRequested."""
         for comparison in self._comparisons:
             comparison.result()
 
@@ -62,9 +72,6 @@ class SealedFiles:
             if self.is_damaged:
                 self.settle()
             raise
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(
         self,

@@ -15,12 +15,13 @@ from mxdeliver.core.errors import (
     MxdeliverError,
     SpoolCorrupt,
     SpoolIO,
+    SpoolMode,
     Stalled,
     StopRequested,
 )
 from mxdeliver.core.log import Log
 from mxdeliver.core.model import Artifact, Bundle, Client, DailyFile
-from mxdeliver.edge.ledger import FileStage, FileState, Lease, PublishEvidence
+from mxdeliver.edge.ledger import FileStage, FileState, Lease, PublishEvidence, Publishing
 from mxdeliver.edge.sftp import (
     Credentials,
     Evidence,
@@ -73,16 +74,13 @@ def push(
     files = {file.name: file.encrypted_file_size for file in wanted} if lease.number == 1 else {}
     # The manifest may be sent again though it is there: see `_withdraw_manifest`.
     needed = wanted if bundle.manifest in wanted else [*wanted, bundle.manifest]
+    known = records.server(client.guid)
+    # While they are compared nothing may be said for long, at which a server may end the connection:
+    # it is tried again without. Where no name is temporary all must be compared first, in any case.
+    beside = lease.number == 1 and (known is None or known.publishing is Publishing.RENAME)
     with (
-        SealedFiles(needed, key=bundle.key, spool=spool, stop=stop) as sealed,
-        sealed.told_first(),
-        connect(
-            client.endpoint,
-            credentials,
-            today=today,
-            stop=lambda: stop() or sealed.is_damaged,
-            files=files,
-        ) as session,
+        SealedFiles(needed, key=bundle.key, spool=spool, stop=stop, beside=beside) as sealed,
+        connect(client.endpoint, credentials, today=today, stop=stop, files=files) as session,
     ):
         facts = session.facts
         log(
@@ -113,7 +111,7 @@ def push(
                 bundle, client, session=session, records=records, spool=spool, log=log
             ),
             profile=Profile(
-                records.server(client.guid),
+                known,
                 destination=client.endpoint.destination,
                 software=facts.server,
                 today=today,
@@ -207,8 +205,10 @@ class _Push:
         self._existing.remove(leftovers)
         if not missing:
             return
-        evidence = self._session.upload([self._upload(file, temporaries) for file in missing])
-        with self._tidy(temporaries):
+        uploads = [self._upload(file, temporaries) for file in missing]
+        with self._tidy(temporaries, SpoolCorrupt, SpoolIO, SpoolMode), self._sealed.told_first():
+            evidence = self._session.upload(uploads, give_up=lambda: self._sealed.is_damaged)
+        with self._tidy(temporaries, MxdeliverError):
             self._sealed.settle()
             self._lease.check()  # what lies there may be another run's by now
         self._existing.clear(found.torn)
@@ -242,7 +242,7 @@ class _Push:
         evidence: Mapping[str, Evidence],
     ) -> None:
         names = [file.name for file in files]
-        with self._tidy(temporaries):
+        with self._tidy(temporaries, LeaseLost):
             self._lease.publishing(names)
         moves = [
             Move(temporary=temporaries[file.name], final=file.name, size=file.encrypted_file_size)
@@ -264,17 +264,19 @@ class _Push:
             raise renaming.failure
 
     @contextmanager
-    def _tidy(self, temporaries: Mapping[str, str]) -> Iterator[None]:
-        """Remove our temporary files where none of them may be renamed.
+    def _tidy(
+        self, temporaries: Mapping[str, str], *errors: type[MxdeliverError]
+    ) -> Iterator[None]:
+        """Remove our temporary files at one of these errors, after which none of them is renamed.
 
-        The lease is lost: the other run has removed those that it found, and knows of none that were
-        made since. Or what was sealed is damaged, and this delivery over.
+        Where the lease is lost the other run has removed those that it found, and knows of none that
+        were made since; where what was sealed is damaged there is no other attempt.
         """
         try:
             yield
-        except (LeaseLost, SpoolCorrupt, SpoolIO):
+        except errors:
             with suppress(MxdeliverError):
-                self._session.remove(list(temporaries.values()))
+                self._existing.remove(list(temporaries.values()))
             raise
 
     # -- with final names alone ----------------------------------------------------------------------

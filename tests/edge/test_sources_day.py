@@ -75,6 +75,15 @@ def test_rows_that_vanished_since_they_were_counted_are_left_to_the_query_that_f
     assert day.to_read(CREATED, most_rows=100) == []
 
 
+def test_a_column_that_is_gone_is_left_to_the_query_that_finds_it_out():
+    day = Day(counts={CREATED: 1})
+
+    day.hold([batch(("a", b"1", None))], [CREATED], names=["text", "other"], room=1 << 20)
+
+    assert day.take(CREATED) is None
+    assert day.to_read(CREATED, most_rows=100) == []
+
+
 def test_rows_are_no_longer_read_when_they_turn_out_heavy(monkeypatch):
     monkeypatch.setattr(together, "MOST_BYTES", 1000)
     drawn = []

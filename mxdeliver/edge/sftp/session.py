@@ -205,16 +205,19 @@ class Session:
         return Kind.LSTAT, text(self._path(name).encode())
 
     def upload(
-        self, uploads: Sequence[Upload], progress: Callable[[int], None] | None = None
+        self,
+        uploads: Sequence[Upload],
+        progress: Callable[[int], None] | None = None,
+        give_up: Callable[[], bool] = lambda: False,
     ) -> dict[str, Evidence]:
         """Send all files to their temporary names, at once; gives the evidence by final name.
 
-        `progress` is told how many bytes were acknowledged. On any error the temporary files that
+        `progress` is told how many bytes were acknowledged; `give_up` ends it as a stop does. On any error the temporary files that
         were created are removed as far as possible. Raises RemoteFull, RemoteDenied,
         RemoteDirectoryMissing, RemoteName, RemoteFailure, RemoteVerify, SpoolCorrupt, SpoolIO,
         StopRequested.
         """
-        looks = self._send(uploads, progress=progress)
+        looks = self._send(uploads, progress=progress, give_up=give_up)
         try:
             return self._verify(uploads, looks)
         except MxdeliverError:
@@ -242,6 +245,7 @@ class Session:
         uploads: Sequence[Upload],
         *,
         progress: Callable[[int], None] | None = None,
+        give_up: Callable[[], bool] = lambda: False,
         ownership: Ownership | None = None,
     ) -> Looks:
         # Who owns final names is told in groups: one after the other.
@@ -254,7 +258,7 @@ class Session:
                 open_files=self._endpoint.open_files,
                 place=self._place,
                 is_full=self._is_full,
-                stop_requested=self._connection.watchdog.stop_requested,
+                stop_requested=lambda: self._connection.watchdog.stop_requested() or give_up(),
                 progress=progress,
                 ownership=ownership,
             )

@@ -26,7 +26,7 @@ EVENT_COLUMNS: Mapping[EventType, str] = {
     EventType.UPDATED: "updated_at",
     EventType.DELETED: "deleted_at",
 }
-CLIENT_VARIABLE = "client_guid"
+CLIENT_VARIABLE = "mxdeliver_client_of_this_query"
 """A variable of DuckDB's, for a query that is bound once and run for one client after the other."""
 PARAMETERS = ("client_guid", "window_start", "window_end")
 

@@ -68,6 +68,8 @@ class Day:
         if rows is None:
             return
         places = {name.casefold(): place for place, name in enumerate(rows.schema.names)}
+        if any(name.casefold() not in places for name in names):
+            return  # the file has changed since it was looked at, as each event's own query tells
         columns = rows.select([places[name.casefold()] for name in names]).rename_columns(names)
         for event in events:
             order = _order(rows.column(KEY + event))
