@@ -212,8 +212,8 @@ class Session:
     ) -> dict[str, Evidence]:
         """Send all files to their temporary names, at once; gives the evidence by final name.
 
-        `progress` is told how many bytes were acknowledged; `give_up` ends it as a stop does. On any error the temporary files that
-        were created are removed as far as possible. Raises RemoteFull, RemoteDenied,
+        `progress` is told how many bytes were acknowledged; `give_up` ends it as a stop does. On any
+        error the temporary files are removed as far as possible. Raises RemoteFull, RemoteDenied,
         RemoteDirectoryMissing, RemoteName, RemoteFailure, RemoteVerify, SpoolCorrupt, SpoolIO,
         StopRequested.
         """
