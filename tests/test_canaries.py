@@ -409,7 +409,7 @@ def test_a_program_that_allows_it_leaves_a_core_file_with_a_canary(tmp_path, ser
 def test_no_core_file_no_tracing_and_no_access_for_others_once_hardened():
     code = """
         import ctypes, os, resource
-        from mxdeliver.cli.process import harden
+        from mxdeliver.edge.kernel import harden
         harden()
         print(resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl(3), os.umask(0))
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from mxdeliver.core.errors import SchemaInvalid
+from mxdeliver.core.secret import SecretKind
 
 if TYPE_CHECKING:
     from mxdeliver.cli.progress import Observer
@@ -160,7 +162,8 @@ def open_site(
         ledger, spool = stack.enter_context(open_ledger(configuration, clock(), stop=stop.is_set))
         if wanted:
             ledger.ask_for(wanted, now=clock())
-        from mxdeliver.site import Site  # noqa: PLC0415 - imports pyarrow and paramiko
+        from mxdeliver.builders import Builders  # noqa: PLC0415 - imports pgpy
+        from mxdeliver.site import Site  # noqa: PLC0415 - imports paramiko
 
         spool.sweep()
         journal = stack.enter_context(
@@ -170,6 +173,11 @@ def open_site(
                 clock=clock,
                 stream=log_stream,
                 observer=observer,
+            )
+        )
+        builders = stack.enter_context(
+            Builders(
+                min(configuration.workers, cores()), without_secrets(configuration, os.environ)
             )
         )
         yield Site(
@@ -183,6 +191,7 @@ def open_site(
             stop=stop.is_set,
             chance=random.SystemRandom().random,
             nonce=lambda: secrets.token_hex(4),
+            builders=builders,
         )
 
 
@@ -197,9 +206,33 @@ def renewed(site: Site, configuration: Configuration, resources: Mapping[str, Re
 
 
 def _sources(configuration: Configuration) -> Callable[[str], Source]:
-    from mxdeliver.edge.sources import open_source  # noqa: PLC0415 - imports duckdb
+    @cache
+    def opened(name: str) -> Source:
+        from mxdeliver.edge.sources import open_source  # noqa: PLC0415 - imports pyarrow
 
-    return cache(lambda name: open_source(configuration.sources[name]))
+        return open_source(configuration.sources[name])
+
+    return opened
+
+
+def cores() -> int:
+    """Give how many processors this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def without_secrets(configuration: Configuration, environment: Mapping[str, str]) -> dict[str, str]:
+    """Give an environment without the variables that hold clients' secrets or the ledger's."""
+    endpoints = [client.endpoint for client in configuration.clients]
+    references = [
+        configuration.ledger_url,
+        *(one.password for one in endpoints),
+        *(one.private_key for one in endpoints),
+        *(one.passphrase for one in endpoints),
+    ]
+    secret = {
+        one.name for one in references if one is not None and one.kind is SecretKind.ENVIRONMENT
+    }
+    return {name: value for name, value in environment.items() if name not in secret}
 
 
 def new_run_id() -> str:

@@ -16,21 +16,24 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from threading import Event
+from threading import Event, Semaphore
 
 import tenacity
 
 from mxdeliver.core import retry
 from mxdeliver.core.breaker import ANSWERS, SILENCE, Breaker, Host, Silent
-from mxdeliver.core.errors import Elsewhere, Internal, MxdeliverError
+from mxdeliver.core.errors import Elsewhere, Internal, MxdeliverError, StopRequested
 from mxdeliver.core.model import Client, DeliveryKey, DeliveryState, Outcome
 from mxdeliver.deliver import deliver, needs_new_revision, put_off
 from mxdeliver.logins import Logins, Refusal, refusal_of
 from mxdeliver.site import Result, Site
 
 _WAIT_IN_PLACE = timedelta(seconds=5)
+_LOOK_SECONDS = 0.2
 
 
 @dataclass(slots=True)
@@ -48,6 +51,24 @@ class Queue:
     is_put_off: bool = False
 
 
+class Connections:
+    """At most so many deliveries send at once; those beyond have given their days to builders."""
+
+    def __init__(self, most: int) -> None:
+        self._free = Semaphore(most)
+
+    @contextmanager
+    def one(self, stop: Callable[[], bool]) -> Iterator[None]:
+        """Wait until one more may send; StopRequested."""
+        while not self._free.acquire(timeout=_LOOK_SECONDS):
+            if stop():
+                raise StopRequested("stopped before connecting")
+        try:
+            yield
+        finally:
+            self._free.release()
+
+
 class Turns:
     """Gives clients their turns; used by several threads, each with another client's queue."""
 
@@ -56,6 +77,7 @@ class Turns:
         site: Site,
         logins: Logins,
         breaker: Breaker,
+        connections: Connections,
         *,
         stop: Event,
         leaves_waits: bool,
@@ -65,6 +87,7 @@ class Turns:
         self._site = site
         self._logins = logins
         self._breaker = breaker
+        self._connections = connections
         self._stop = stop
         self._leaves_waits = leaves_waits
         self.results = results
@@ -151,7 +174,7 @@ class Turns:
             if silent is not None:
                 return self._put_off(queue, silent)
             self._renew(queue)
-            result = deliver(queue.keys[0], client, self._site, self._logins.in_turn)
+            result = deliver(queue.keys[0], client, self._site, self._gate)
         except Elsewhere as error:
             self._breaker.untold(host, client.guid)
             return Result(key=queue.keys[0], outcome=Outcome.STOPPED, error=error)
@@ -162,6 +185,11 @@ class Turns:
         self._tell_breaker(client, result.error)
         queue.attempts += 1
         return result
+
+    @contextmanager
+    def _gate(self, client: Client, stop: Callable[[], bool]) -> Iterator[Callable[[], None]]:
+        with self._connections.one(stop), self._logins.in_turn(client, stop) as went_well:
+            yield went_well
 
     def _is_refused(self, queue: Queue) -> bool:
         """Park the delivery where its login would only be refused again."""
