@@ -404,8 +404,13 @@ program = sys.orig_argv[sys.orig_argv.index("-c") + 2]
 # -- where none can be had -------------------------------------------------------------------------
 
 
-def test_where_no_builder_comes_up_the_program_builds_by_itself(deployment, two, tmp_path):
-    environment = in_each_builder(tmp_path, "import os; os._exit(3)")
+@pytest.mark.parametrize(
+    "code",
+    ["import os; os._exit(3)", "import mxdeliver; mxdeliver.__version__ = 'another'"],
+    ids=["ends at once", "of another version"],
+)
+def test_where_no_builder_comes_up_the_program_builds_by_itself(deployment, two, tmp_path, code):
+    environment = in_each_builder(tmp_path, code)
     status, deliveries, errors = ended(start(deployment, environment=environment))
     assert status == 0, errors
     assert {row["attempts"] for row in deliveries} == {1}

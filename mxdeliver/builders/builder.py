@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Self
 
+from mxdeliver import __version__
 from mxdeliver.builders.wire import Built, Event, Failed, Gone, Ready, Stop, Wire, Work
-from mxdeliver.core.errors import BuilderDied
+from mxdeliver.core.errors import BuilderDied, StopRequested
 from mxdeliver.core.log import Log
 from mxdeliver.core.model import Bundle
 
@@ -20,6 +21,7 @@ GRACE_SECONDS = 5.0
 """So long a builder may take to give up a day; then it is ended."""
 
 _LOOK_SECONDS = 0.2
+_START_SECONDS = 60.0
 _MESSAGE_SECONDS = 60.0
 """The longest that a message may take once it has begun."""
 _START = (
@@ -29,7 +31,7 @@ _START = (
 
 
 class NotStarted(Exception):
-    """The process ended before it was ready; it has begun nothing."""
+    """The process has not come up, or is of another version of the program; it has begun nothing."""
 
 
 class Builder:
@@ -72,17 +74,33 @@ class Builder:
     def build(self, work: Work, lock: int, log: Log, stop: Callable[[], bool]) -> Bundle:
         """Have a day built and sealed: see `build.build`.
 
-        Raises BuilderDied where the process ends, NotStarted where it never was ready. `lock` is the
-        day's: as long as the process is at it, it holds that open file, too.
+        Raises BuilderDied where the process ends, NotStarted where it does before it is ready. `lock`
+        is the day's: as long as the process is at it, it holds that open file, too.
         """
         self._is_busy = True
         try:
+            if not self.is_ready:
+                self._wait_until_ready(stop)
             self._wire.send(work, lock)
             return self._answer(log, stop)
         except Gone as error:
-            if not self.is_ready:
-                raise NotStarted from error
             raise BuilderDied(f"a process that built ended, {self._how_it_ended()}") from error
+
+    def _wait_until_ready(self, stop: Callable[[], bool]) -> None:
+        ends_at = time.monotonic() + _START_SECONDS
+        while not self._wire.waits(_LOOK_SECONDS):
+            if stop():
+                raise StopRequested("stopped before the day was built; nothing was sealed")
+            if time.monotonic() >= ends_at:
+                raise NotStarted
+        try:
+            message, _ = self._wire.receive()
+        except Gone as error:
+            raise NotStarted from error
+        # The program's files may have been replaced since it was started.
+        if message != Ready(version=__version__):
+            raise NotStarted
+        self.is_ready = True
 
     def _answer(self, log: Log, stop: Callable[[], bool]) -> Bundle:
         ends_at: float | None = None
@@ -94,8 +112,6 @@ class Builder:
                 if ends_at is not None and time.monotonic() >= ends_at:
                     raise BuilderDied("a process that built did not stop when it was told to")
             match self._wire.receive()[0]:
-                case Ready():
-                    self.is_ready = True
                 case Event(event=event, message=message, fields=fields):
                     log(event, message, **fields)
                 case Built(bundle=bundle):

@@ -14,6 +14,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING
 
+from mxdeliver import __version__
 from mxdeliver.builders.wire import (
     Built,
     Event,
@@ -71,7 +72,7 @@ class _Serving:
         from mxdeliver.build import build  # noqa: F401, PLC0415
         from mxdeliver.edge.avro import ContainerWriter  # noqa: F401, PLC0415
 
-        self._wire.send(Ready())
+        self._wire.send(Ready(version=__version__))
         while True:
             match self._wire.receive():
                 case Work() as work, [lock]:

@@ -1,7 +1,7 @@
 """What the program and a builder say to each other, over a socket that nobody else has.
 
-Both ends are of one version and of one user, and nothing listens anywhere, so messages are pickled. A
-message is its length and its pickle; the day's lock travels beside the length (SCM_RIGHTS).
+Both ends are of one version, which is looked at first, and of one user, and nothing listens anywhere:
+messages are pickled. A message is its length and its pickle; the day's lock travels beside the length (SCM_RIGHTS).
 """
 
 from __future__ import annotations
@@ -12,19 +12,23 @@ import socket
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from mxdeliver.core.errors import Internal, MxdeliverError
 from mxdeliver.core.model import Bundle, Client, DeliveryKey, Resource, SourceSettings
-from mxdeliver.edge.openpgp.model import Certificate
 from mxdeliver.edge.spool import Spool
+
+if TYPE_CHECKING:
+    from mxdeliver.edge.openpgp.model import Certificate
 
 _LENGTH = struct.Struct("!Q")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """The builder has started, and has all that it needs."""
+    """The builder has started, and has all that it needs; of which version it is."""
+
+    version: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

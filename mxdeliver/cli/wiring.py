@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from mxdeliver.core.errors import SchemaInvalid
+from mxdeliver.core.model import DeliveryState
 from mxdeliver.core.secret import SecretKind
 
 if TYPE_CHECKING:
@@ -156,13 +157,23 @@ def open_site(
     a person names: the ledger has them before anything that takes its time, so that the next run
     goes on with them where this one is killed.
     """
+    from mxdeliver.builders import Builders  # noqa: PLC0415 - see cli
     from mxdeliver.edge.journal import Journal  # noqa: PLC0415 - see cli
 
     with ExitStack() as stack:
         ledger, spool = stack.enter_context(open_ledger(configuration, clock(), stop=stop.is_set))
+        builders = stack.enter_context(
+            Builders(
+                min(configuration.workers, cores()), without_secrets(configuration, os.environ)
+            )
+        )
         if wanted:
             ledger.ask_for(wanted, now=clock())
-        from mxdeliver.builders import Builders  # noqa: PLC0415 - imports pgpy
+            # They start while this process loads its own libraries.
+            waiting = ledger.deliveries(states=(DeliveryState.WAITING,))
+            builders.start(
+                len({one.key.client_guid for one in waiting} & {one.guid for one, _ in wanted})
+            )
         from mxdeliver.site import Site  # noqa: PLC0415 - imports paramiko
 
         spool.sweep()
@@ -173,11 +184,6 @@ def open_site(
                 clock=clock,
                 stream=log_stream,
                 observer=observer,
-            )
-        )
-        builders = stack.enter_context(
-            Builders(
-                min(configuration.workers, cores()), without_secrets(configuration, os.environ)
             )
         )
         yield Site(
