@@ -24,9 +24,8 @@ ENDLESS = (
     "(select sum(sqrt(a.range) * sqrt(b.range)) from range(10000000) a, range(10000000) b)"
 )
 """A query that does not end by itself."""
-needs_two_cores = pytest.mark.skipif(
-    len(os.sched_getaffinity(0)) < 2, reason="with one core nobody else builds"
-)
+CORES = len(os.sched_getaffinity(0))
+needs_two_cores = pytest.mark.skipif(CORES < 2, reason="with one core nobody else builds")
 _STAGING = re.compile(
     r"\.(?P<guid>CLT-[-0-9a-f]+)\.[-0-9]+\.r1\.(?P<process>[0-9]+)-[0-9a-f]+\.tmp"
 )
