@@ -75,7 +75,7 @@ Message: TypeAlias = Ready | Work | Stop | Event | Built | Failed
 
 
 class Gone(Exception):
-    """The other side is not there any more, or stops in the middle of a message."""
+    """The other side is not there any more, stops in the middle of a message, or is not understood."""
 
 
 class Wire:
@@ -101,9 +101,9 @@ class Wire:
             )
             length += self._exactly(_LENGTH.size - len(length))
             data = self._exactly(_LENGTH.unpack(length)[0])
-        except OSError as error:
+            message: Message = pickle.loads(data)  # noqa: S301 - pickled by a process of ours
+        except Exception as error:  # of the socket, or of a message of another version
             raise Gone from error
-        message: Message = pickle.loads(data)  # noqa: S301 - pickled by a process of ours
         return message, files
 
     def _exactly(self, size: int) -> bytes:

@@ -184,6 +184,7 @@ class Turns:
             result = deliver(queue.keys[0], client, self._site, gate)
         except Elsewhere as error:
             self._breaker.untold(host, client.guid)
+            queue.is_put_off = False
             return Result(key=queue.keys[0], outcome=Outcome.STOPPED, error=error)
         except MxdeliverError as error:
             result = self._outside(error, queue)
