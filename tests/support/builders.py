@@ -26,6 +26,7 @@ ENDLESS = (
 """A query that does not end by itself."""
 CORES = len(os.sched_getaffinity(0))
 needs_two_cores = pytest.mark.skipif(CORES < 2, reason="with one core nobody else builds")
+_ROOT = Path(__file__).parents[2]
 _STAGING = re.compile(
     r"\.(?P<guid>CLT-[-0-9a-f]+)\.[-0-9]+\.r1\.(?P<process>[0-9]+)-[0-9a-f]+\.tmp"
 )
@@ -77,7 +78,7 @@ def python_path(folder: Path, **files: str) -> dict[str, str]:
     )
     for name, code in {"telling": _TELLING, "failing": _FAILING, **files}.items():
         (place / f"{name}.py").write_text(code)
-    return {**os.environ, "PYTHONPATH": str(place)}
+    return {**os.environ, "PYTHONPATH": f"{place}{os.pathsep}{_ROOT}"}
 
 
 def in_each_builder(folder: Path, code: str) -> dict[str, str]:
