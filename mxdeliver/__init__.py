@@ -9,6 +9,7 @@ The package in reading order:
     unknown_names  servers' names that do not exist, counted and told once
     site         what deliveries share, and what an attempt of one comes to
     binding      what a client is bound to: certificate, login, and the version of both
+    builders     processes of their own that build, and nothing else
     build        daily files -> sealed bundle: records, Avro, SHA-256, OpenPGP, spool, manifest
     push         sealed bundle -> the client's server: files in parallel, manifest last
     receive      for the recipient: received files against their manifest
@@ -22,6 +23,7 @@ The package in reading order:
       ledger       what was delivered, what is owed, who is at it
       spool        sealed ciphertext on disk
       journal      delivery log lines
+      kernel       what a process asks of the kernel before it touches keys, secrets and records
     core         model, errors, naming, manifest, calendar, retry, secret, streams: no I/O, no clock
     demo         sample warehouse, keys, and a loopback server
 """

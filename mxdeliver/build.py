@@ -82,7 +82,7 @@ def build(
             manifest=work.manifest(artifacts),
             key_fingerprints=tuple(part.fingerprint for part in certificate.encryption_keys),
         )
-        staging.seal(bundle)
+        staging.seal(bundle, stop)
     return bundle
 
 

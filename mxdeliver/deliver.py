@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from typing import TypeAlias
 
 from mxdeliver import binding, unknown_names
-from mxdeliver.build import build
 from mxdeliver.core import retry
 from mxdeliver.core.errors import (
     DeadlinePassed,
@@ -128,15 +127,8 @@ def _build_and_push(
     own = known is not None or site.ledger.may_have_sealed(key, before=lease.number)
     unheard_of = bundle is not None and not own
     if bundle is None:
-        bundle = build(
-            key,
-            client,
-            resources=binding.resources_of(client, site.resources),
-            source=site.source(client.source),
-            certificate=certificate,
-            spool=site.spool,
-            log=log,
-            stop=stop,
+        bundle = site.build(
+            key, client, certificate=certificate, lock=lease.lock, log=log, stop=stop
         )
         log(
             "bundle.sealed",

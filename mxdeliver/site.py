@@ -6,16 +6,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mxdeliver import binding
+from mxdeliver.builders import Builders, Work
 from mxdeliver.core.errors import MxdeliverError
 from mxdeliver.core.log import Log
-from mxdeliver.core.model import Client, DeliveryKey, Outcome, Resource, SourceSettings
+from mxdeliver.core.model import (
+    Bundle,
+    Client,
+    DeliveryKey,
+    Outcome,
+    Resource,
+    SourceSettings,
+)
 from mxdeliver.edge.journal import Journal
 from mxdeliver.edge.ledger import Ledger
-from mxdeliver.edge.sources import Source
+from mxdeliver.edge.openpgp import Certificate
 from mxdeliver.edge.spool import Spool
+
+if TYPE_CHECKING:
+    from mxdeliver.edge.sources import Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +43,64 @@ class Site:
     stop: Callable[[], bool]
     chance: Callable[[], float]
     nonce: Callable[[], str]
+    builders: Builders | None = None
 
     def context(self, client: Client) -> str:
         """Give the version of all that the client's deliveries depend on."""
         settings = self.source_settings[client.source]
         return binding.version(client, self.resources, settings, self.ledger.secret_key)
+
+    def expect(self, clients: int) -> None:
+        """Make ready to build for so many clients, with builders where they are worth their start."""
+        if self.builders is not None:
+            self.builders.start(clients)
+        if clients and not self.builds_side_by_side:
+            import mxdeliver.build  # noqa: F401, PLC0415 - imports pyarrow, which builders have
+
+    @property
+    def builds_side_by_side(self) -> int:
+        """How many days builders build at once; 0 where each delivery builds its own here."""
+        return 0 if self.builders is None else self.builders.count
+
+    def build(
+        self,
+        key: DeliveryKey,
+        client: Client,
+        *,
+        certificate: Certificate,
+        lock: int,
+        log: Log,
+        stop: Callable[[], bool],
+    ) -> Bundle:
+        """Build and seal a day: see `build.build`; by a builder, who holds `lock`, where there is one.
+
+        Raises BuilderDied, too.
+        """
+        resources = binding.resources_of(client, self.resources)
+        if self.builders is not None:
+            work = Work(
+                key=key,
+                client=client,
+                resources=resources,
+                source=self.source_settings[client.source],
+                certificate=certificate,
+                spool=self.spool,
+            )
+            bundle = self.builders.build(work, lock, log, stop)
+            if bundle is not None:
+                return bundle
+        from mxdeliver.build import build  # noqa: PLC0415 - see `expect`
+
+        return build(
+            key,
+            client,
+            resources=resources,
+            source=self.source(client.source),
+            certificate=certificate,
+            spool=self.spool,
+            log=log,
+            stop=stop,
+        )
 
     def log(self, key: DeliveryKey, **fields: Any) -> Log:
         """Give a log whose lines are about this delivery."""

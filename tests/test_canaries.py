@@ -28,6 +28,7 @@ import pytest
 
 from mxdeliver.edge.avro import load_resources
 from tests.support.accounts import PASSWORD
+from tests.support.builders import at_work, needs_two_cores
 from tests.support.canaries import Canaries, children, files, is_stopped, of_process
 from tests.support.deployment import Deployment, key_pair
 from tests.support.openssh import OpenSSHServer, wait_until
@@ -394,6 +395,41 @@ def test_ended_in_the_middle_nothing_of_records_and_secrets_remains(
     assert len(party.received()) == 7
 
 
+@needs_two_cores
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV], ids=["SIGKILL", "SIGSEGV"])
+def test_a_builder_ended_in_the_middle_leaves_nothing_of_records_and_was_told_no_secret(
+    tmp_path, server, canaries, large, number
+):
+    bench = Bench(tmp_path, server)
+    deployment = bench.deployment
+    deployment.secret_path.unlink()
+    bench.environment["FIRST_PASSWORD"] = PASSWORD
+    for name in ("First", "Second"):
+        party = deployment.add_client(
+            name, key=0, resources=["users", "transactions"], files={"codec": "null"}
+        )
+        party.entry["sftp"]["password"] = {"env": "FIRST_PASSWORD"}
+    shutil.copy(large, deployment.warehouse)
+    bench.ready()
+    guid = deployment.parties[0].guid
+    with bench.start("run", "--date", str(DAY)) as process:
+        wait_until(lambda: guid in at_work(deployment), "the builder", seconds=60)
+        builder = at_work(deployment)[guid]
+        os.kill(builder, signal.SIGSTOP)
+        wait_until(lambda: is_stopped(builder), "the builder to stand still")
+        traces = of_process(builder, bench.given) | of_process(process.pid, bench.given)
+        assert f"environ of child {builder}" in traces
+        os.kill(builder, number)
+        os.kill(builder, signal.SIGCONT)
+        assert process.wait(60) == 75
+    assert b"BUILDER_DIED" in bench.errors.read_bytes()
+    assert list(bench.cwd.iterdir()) == list(bench.temporary.iterdir()) == []
+    assert_none(canaries, traces)
+    assert_none(canaries, bench.traces())
+    assert bench.run("run", "--date", str(DAY)) == 0
+    assert_none(canaries, bench.traces())
+
+
 def test_a_program_that_allows_it_leaves_a_core_file_with_a_canary(tmp_path, server, canaries):
     """Or else that none was left above would show nothing."""
     bench = Bench(tmp_path, server)
@@ -409,7 +445,7 @@ def test_a_program_that_allows_it_leaves_a_core_file_with_a_canary(tmp_path, ser
 def test_no_core_file_no_tracing_and_no_access_for_others_once_hardened():
     code = """
         import ctypes, os, resource
-        from mxdeliver.cli.process import harden
+        from mxdeliver.edge.kernel import harden
         harden()
         print(resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl(3), os.umask(0))
     """

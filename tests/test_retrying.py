@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mxdeliver.core.breaker import LIMIT
+from tests.support.builders import CORES
 from tests.support.deployment import kill
 from tests.support.invariants import watched
 from tests.support.openssh import OpenSSHServer, wait_until
@@ -27,6 +28,9 @@ from tests.support.outcomes import (
 from tests.support.proxy import Proxy, black_hole
 
 CLIENTS = 40
+WORKERS = 4
+AT_ONCE = WORKERS + min(WORKERS, CORES if CORES > 1 else 0)
+"""As many as send, and as many as have given their days to builders."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,7 +39,7 @@ def swallowed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("swallowed")
     with OpenSSHServer(folder) as sound, black_hole() as port:
         made = small_deployment(folder, sound)
-        made.document["schedule"] = {"workers": 4}
+        made.document["schedule"] = {"workers": WORKERS}
         made.document["retry"] = {"attempts": 1, "initial": "1s", "maximum": "60s"}
         made.clients = [
             add_client(made, f"Client {n:02}", resources=["tags"], sftp={"port": port})
@@ -61,7 +65,7 @@ def server(tmp_path):
 def deployment(tmp_path, server):
     made = small_deployment(tmp_path, server)
     made.document["retry"] = {"attempts": 3, "initial": "1s", "maximum": "60s"}
-    made.document["schedule"] = {"workers": 4}
+    made.document["schedule"] = {"workers": WORKERS}
     yield made
     assert_log_is_valid(made)
 
@@ -89,13 +93,13 @@ def test_forty_clients_of_a_server_that_refuses_wait_together_and_are_delivered_
     rows = [dead.row(party) for party in parties]
     assert {(row["state"], row["error_code"]) for row in rows} == {("waiting", "CONNECT_REFUSED")}
     begun = events(deployment, "delivery.started")
-    assert LIMIT <= len(begun) <= 4 * 3, "as many as have places at once, and no more"
+    assert LIMIT <= len(begun) <= AT_ONCE * 3, "as many as have places at once, and no more"
     tried = {line["client_guid"] for line in begun}
     assert {guid for guid in (one.guid for one in parties) if guid not in tried} == {
         row["client_guid"] for row in rows if row["attempts"] == 0
     }
     untried = [party for party in parties if party.guid not in tried]
-    assert len(untried) >= CLIENTS - 4
+    assert len(untried) >= CLIENTS - AT_ONCE
     assert_put_off_and_said_so(deployment, untried)
     with server:
         back = run_day(deployment)
@@ -277,6 +281,6 @@ def test_a_black_hole_costs_one_clients_time_and_nothing_of_another_servers_clie
     dead = [rows[party.guid] for party in swallowed.clients]
     assert {(row["state"], row["error_code"]) for row in dead} == {("waiting", "CONNECT_TIMEOUT")}
     # A connect takes 15 seconds: without the breaker ten would follow each other at each place.
-    assert len(events(swallowed, "delivery.started")) <= 1 + 4 + LIMIT - 1
-    assert len(put_off(swallowed)) >= CLIENTS - 4 - LIMIT + 1
+    assert len(events(swallowed, "delivery.started")) <= 1 + AT_ONCE + LIMIT - 1
+    assert len(put_off(swallowed)) >= CLIENTS - WORKERS - LIMIT + 1
     assert_log_is_valid(swallowed)

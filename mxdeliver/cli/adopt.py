@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 import click
 
 from mxdeliver import cli
-from mxdeliver.cli import options, process, wiring
+from mxdeliver.cli import options, wiring
 from mxdeliver.cli.documents import JsonCommand
 from mxdeliver.core import calendar
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.errors import DayNotClosed
 from mxdeliver.core.model import DeliveryState
+from mxdeliver.edge import kernel
 
 if TYPE_CHECKING:
     from mxdeliver.cli.wiring import Chosen
@@ -41,7 +42,7 @@ def command(config_path: Path, name: str, day: SnapshotDate, reason: str, as_jso
     looked at nor touched; what earlier attempts may have left there half-written is named.
     """
     configuration = wiring.load(config_path)
-    process.harden()
+    kernel.harden()
     return _adopt(configuration, name, day, reason.strip(), as_json=as_json)
 
 

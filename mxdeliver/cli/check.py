@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mxdeliver import cli
-from mxdeliver.cli import options, process, wiring
+from mxdeliver.cli import options, wiring
 from mxdeliver.cli.documents import JsonCommand
 from mxdeliver.cli.key import spaced
 from mxdeliver.core.log import counted
 from mxdeliver.core.manifest import STANDARD_RESOURCES
+from mxdeliver.edge import kernel
 
 if TYPE_CHECKING:
     from mxdeliver.cli.examination import Finding, Subject
@@ -39,7 +40,7 @@ def command(config_path: Path, names: tuple[str, ...], *, as_json: bool) -> int:
     """
     from mxdeliver.cli.examination import examine  # noqa: PLC0415 - see cli
 
-    process.harden()
+    kernel.harden()
     configuration = wiring.load(config_path)
     chosen = wiring.choose(configuration, names)
     subjects = examine(configuration, chosen, wiring.utc_now())

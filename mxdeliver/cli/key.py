@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from mxdeliver import cli
-from mxdeliver.cli import process
 from mxdeliver.cli.documents import JsonCommand
 from mxdeliver.cli.options import json_option
 from mxdeliver.core.errors import KeyMissing, MxdeliverError
+from mxdeliver.edge import kernel
 
 if TYPE_CHECKING:
     from mxdeliver.edge.openpgp import Examination, KeyFacts
@@ -29,7 +29,7 @@ def command(file: Path, as_json: bool) -> int:
     """
     from mxdeliver.edge.openpgp import examine  # noqa: PLC0415 - loads cryptography and pgpy
 
-    process.harden()  # what is handed over may be a secret key, by mistake
+    kernel.harden()  # what is handed over may be a secret key, by mistake
     now = datetime.now(UTC)
     try:
         examination = examine(_read(file), at=now)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mxdeliver.cli import options, process, wiring
+from mxdeliver.cli import options, wiring
 from mxdeliver.cli.documents import JsonCommand
 from mxdeliver.core.errors import ConfigInvalid, MxdeliverError
 from mxdeliver.core.model import DeliveryState
+from mxdeliver.edge import kernel
 
 if TYPE_CHECKING:
     from mxdeliver.core.model import Bundle, DeliveryKey
@@ -42,7 +43,7 @@ def rebuild(config_path: Path, as_json: bool) -> int:
 
     configuration = wiring.load(config_path)
     _refuse_broken(configuration)
-    process.harden()
+    kernel.harden()
     spool = Spool(configuration.state_dir)
     if spool.check():
         click.echo(f"mxdeliver: created {configuration.state_dir}", err=True)

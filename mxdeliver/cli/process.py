@@ -1,12 +1,9 @@
-"""What a process asks of the operating system before it touches keys, secrets and records."""
+"""The program's outputs and signals: who does not read stops no delivery, who asks for an end gets one."""
 
 from __future__ import annotations
 
-import ctypes
 import io
-import logging
 import os
-import resource
 import select
 import signal
 import sys
@@ -16,20 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-_PR_SET_DUMPABLE = 4  # linux/prctl.h
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
-
-
-def harden() -> None:
-    """Create files for the owner alone, write no core file, and refuse to be traced by others.
-
-    Nor is a log line that cannot be written a reason to print the exception under way, whatever its
-    text.
-    """
-    logging.raiseExceptions = False
-    os.umask(0o077)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 class _Output(io.RawIOBase):

@@ -26,6 +26,7 @@ from mxdeliver.core.errors import (
 )
 from mxdeliver.core.log import counted
 from mxdeliver.core.model import Client, Delivery, DeliveryState
+from mxdeliver.edge import kernel
 
 if TYPE_CHECKING:
     from mxdeliver.cli.wiring import Chosen
@@ -103,7 +104,7 @@ def run_chosen(
     """Deliver, show what came of it, and give the exit status."""
     from mxdeliver.edge.avro import load_resources  # noqa: PLC0415 - imports pyarrow
 
-    process.harden()
+    kernel.harden()
     stop = Event()
     process.stop_on_signals(stop)
     resources = load_resources(configuration.schema_folders)

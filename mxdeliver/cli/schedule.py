@@ -23,6 +23,7 @@ from mxdeliver.cli import options, process, wiring
 from mxdeliver.cli.run import carry_out, show_broken, show_troubles
 from mxdeliver.core.breaker import Breaker
 from mxdeliver.core.errors import Internal, MxdeliverError
+from mxdeliver.edge import kernel
 
 if TYPE_CHECKING:
     from apscheduler.events import JobExecutionEvent
@@ -48,7 +49,7 @@ def command(config_path: Path, wake_every: float) -> int:
     The configuration is read anew at each wake-up, so that a changed key, password or client is
     noticed by itself. Problems are said once on standard error, and again when they change.
     """
-    process.harden()
+    kernel.harden()
     stop = Event()
     process.stop_on_signals(stop)
     wiring.load(config_path)

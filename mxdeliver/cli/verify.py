@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mxdeliver.cli import EXIT_FAILED, process
+from mxdeliver.cli import EXIT_FAILED
 from mxdeliver.cli.documents import JsonCommand
 from mxdeliver.cli.options import json_option
 from mxdeliver.core import naming
 from mxdeliver.core.errors import MessageUnreadable, peer_text
 from mxdeliver.core.secret import Secret
+from mxdeliver.edge import kernel
 
 if TYPE_CHECKING:
     from mxdeliver.edge.openpgp import SecretKeyring
@@ -54,7 +55,7 @@ def command(
     """
     from mxdeliver.receive import verify  # noqa: PLC0415 - imports cryptography
 
-    process.harden()
+    kernel.harden()
     keyring = _load(secret_key, passphrase_file)
     verdict = verify(directory, keyring, None if as_json else click.echo)
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from mxdeliver.core.errors import SchemaInvalid
+from mxdeliver.core.model import DeliveryState
+from mxdeliver.core.secret import SecretKind
 
 if TYPE_CHECKING:
     from mxdeliver.cli.progress import Observer
@@ -154,13 +157,24 @@ def open_site(
     a person names: the ledger has them before anything that takes its time, so that the next run
     goes on with them where this one is killed.
     """
+    from mxdeliver.builders import Builders  # noqa: PLC0415 - see cli
     from mxdeliver.edge.journal import Journal  # noqa: PLC0415 - see cli
 
     with ExitStack() as stack:
         ledger, spool = stack.enter_context(open_ledger(configuration, clock(), stop=stop.is_set))
+        builders = stack.enter_context(
+            Builders(
+                min(configuration.workers, cores()), without_secrets(configuration, os.environ)
+            )
+        )
         if wanted:
             ledger.ask_for(wanted, now=clock())
-        from mxdeliver.site import Site  # noqa: PLC0415 - imports pyarrow and paramiko
+            # They start while this process loads its own libraries.
+            waiting = ledger.deliveries(states=(DeliveryState.WAITING,))
+            builders.start(
+                len({one.key.client_guid for one in waiting} & {one.guid for one, _ in wanted})
+            )
+        from mxdeliver.site import Site  # noqa: PLC0415 - imports paramiko
 
         spool.sweep()
         journal = stack.enter_context(
@@ -183,6 +197,7 @@ def open_site(
             stop=stop.is_set,
             chance=random.SystemRandom().random,
             nonce=lambda: secrets.token_hex(4),
+            builders=builders,
         )
 
 
@@ -197,9 +212,33 @@ def renewed(site: Site, configuration: Configuration, resources: Mapping[str, Re
 
 
 def _sources(configuration: Configuration) -> Callable[[str], Source]:
-    from mxdeliver.edge.sources import open_source  # noqa: PLC0415 - imports duckdb
+    @cache
+    def opened(name: str) -> Source:
+        from mxdeliver.edge.sources import open_source  # noqa: PLC0415 - imports pyarrow
 
-    return cache(lambda name: open_source(configuration.sources[name]))
+        return open_source(configuration.sources[name])
+
+    return opened
+
+
+def cores() -> int:
+    """Give how many processors this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def without_secrets(configuration: Configuration, environment: Mapping[str, str]) -> dict[str, str]:
+    """Give an environment without the variables that hold clients' secrets or the ledger's."""
+    endpoints = [client.endpoint for client in configuration.clients]
+    references = [
+        configuration.ledger_url,
+        *(one.password for one in endpoints),
+        *(one.private_key for one in endpoints),
+        *(one.passphrase for one in endpoints),
+    ]
+    secret = {
+        one.name for one in references if one is not None and one.kind is SecretKind.ENVIRONMENT
+    }
+    return {name: value for name, value in environment.items() if name not in secret}
 
 
 def new_run_id() -> str:

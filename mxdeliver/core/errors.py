@@ -229,6 +229,16 @@ class AvroVerify(Fatal):
     )
 
 
+class BuilderDied(Transient):
+    """A process that builds ended in the middle of a day: it was killed, for its memory or by hand, or it crashed."""
+
+    code = "BUILDER_DIED"
+    remedy = (
+        "Nothing yet: it is tried again in a new process. If it lasts, look in the kernel's log for "
+        "processes that were killed for their memory, and lower `schedule.workers`; or report a bug."
+    )
+
+
 # -- keys and encryption ---------------------------------------------------------------------------
 
 

@@ -25,7 +25,7 @@ from mxdeliver.core.errors import MxdeliverError
 from mxdeliver.core.model import Client, DeliveryKey
 from mxdeliver.logins import Learnt, Logins
 from mxdeliver.site import Result, Site
-from mxdeliver.worker.turns import Queue, Turns
+from mxdeliver.worker.turns import Connections, Queue, Turns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +84,7 @@ class Run:
         self._results: dict[DeliveryKey, Result] = {}
         self._attempts: dict[DeliveryKey, int] = {}
         self._learnt = Learnt()
+        self._connections = Connections(places)
         self._renew(clients, site)
         self._chosen: dict[DeliveryKey, None] = {}
         self._waiting: list[tuple[float, int, Queue]] = []
@@ -94,12 +95,14 @@ class Run:
 
     def _renew(self, clients: Sequence[Client], site: Site) -> None:
         """Go on with these clients; what is under way ends as it began."""
+        self._site = site
         self._clients = {client.guid: client for client in clients}
         self._logins = Logins(clients, site.ledger, context=site.context, learnt=self._learnt)
         self._turns = Turns(
             site,
             self._logins,
             self._breaker,
+            self._connections,
             stop=self._stop,
             leaves_waits=self._again is not None,
             results=self._results,
@@ -109,7 +112,8 @@ class Run:
     def carry_out(self, keys: Iterable[DeliveryKey]) -> Report:
         """Try every delivery until it has ended, waits for a later run, or the run is stopped."""
         self._add(keys)
-        with ThreadPoolExecutor(max_workers=self._places, thread_name_prefix="delivery") as pool:
+        most = 2 * self._places  # see `_side_by_side`
+        with ThreadPoolExecutor(max_workers=most, thread_name_prefix="delivery") as pool:
             while (self._waiting and not self._stop.is_set()) or self._under_way:
                 while self._may_start():
                     queue = heapq.heappop(self._waiting)[2]
@@ -140,6 +144,12 @@ class Run:
                 self._chosen[key] = None
         for queue in queues.values():
             self._put(queue, time.monotonic())
+        self._site.expect(len(self._waiting) + len(self._under_way))
+
+    @property
+    def _side_by_side(self) -> int:
+        """How many clients have their turn at once: beside those that send, those that wait for builders."""
+        return self._places + self._site.builds_side_by_side
 
     def _put(self, queue: Queue, ready_at: float) -> None:
         heapq.heappush(self._waiting, (ready_at, next(self._order), queue))
@@ -153,7 +163,7 @@ class Run:
 
     def _may_start(self) -> bool:
         return (
-            len(self._under_way) < self._places
+            len(self._under_way) < self._side_by_side
             and bool(self._waiting)
             and not self._stop.is_set()
             and self._waiting[0][0] <= time.monotonic()
@@ -162,7 +172,7 @@ class Run:
     def _wait(self) -> Iterable[Future[float | None]]:
         """Wait until a place is free, a client's or the ledger's time has come, or the run is stopped."""
         moments = []
-        if self._waiting and len(self._under_way) < self._places:
+        if self._waiting and len(self._under_way) < self._side_by_side:
             moments.append(self._waiting[0][0])
         if self._again is not None:
             moments.append(self._asked_at + self._again.every.total_seconds())

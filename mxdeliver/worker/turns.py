@@ -16,21 +16,25 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from threading import Event
+from functools import partial
+from threading import Event, Semaphore
 
 import tenacity
 
 from mxdeliver.core import retry
 from mxdeliver.core.breaker import ANSWERS, SILENCE, Breaker, Host, Silent
-from mxdeliver.core.errors import Elsewhere, Internal, MxdeliverError
+from mxdeliver.core.errors import Elsewhere, Internal, MxdeliverError, StopRequested
 from mxdeliver.core.model import Client, DeliveryKey, DeliveryState, Outcome
 from mxdeliver.deliver import deliver, needs_new_revision, put_off
 from mxdeliver.logins import Logins, Refusal, refusal_of
 from mxdeliver.site import Result, Site
 
 _WAIT_IN_PLACE = timedelta(seconds=5)
+_LOOK_SECONDS = 0.2
 
 
 @dataclass(slots=True)
@@ -48,6 +52,24 @@ class Queue:
     is_put_off: bool = False
 
 
+class Connections:
+    """At most so many deliveries send at once; those beyond have given their days to builders."""
+
+    def __init__(self, most: int) -> None:
+        self._free = Semaphore(most)
+
+    @contextmanager
+    def one(self, stop: Callable[[], bool]) -> Iterator[None]:
+        """Wait until one more may send; StopRequested."""
+        while not self._free.acquire(timeout=_LOOK_SECONDS):
+            if stop():
+                raise StopRequested("stopped before connecting")
+        try:
+            yield
+        finally:
+            self._free.release()
+
+
 class Turns:
     """Gives clients their turns; used by several threads, each with another client's queue."""
 
@@ -56,6 +78,7 @@ class Turns:
         site: Site,
         logins: Logins,
         breaker: Breaker,
+        connections: Connections,
         *,
         stop: Event,
         leaves_waits: bool,
@@ -65,6 +88,7 @@ class Turns:
         self._site = site
         self._logins = logins
         self._breaker = breaker
+        self._connections = connections
         self._stop = stop
         self._leaves_waits = leaves_waits
         self.results = results
@@ -142,6 +166,11 @@ class Turns:
         return max(0.0, left.total_seconds())
 
     def _attempt(self, queue: Queue) -> Result:
+        # Its place among those that send is free once the breaker knows what it has met.
+        with ExitStack() as connection:
+            return self._attempted(queue, connection)
+
+    def _attempted(self, queue: Queue, connection: ExitStack) -> Result:
         client, host = queue.client, Host.of(queue.client)
         try:
             if self._is_refused(queue):
@@ -151,17 +180,40 @@ class Turns:
             if silent is not None:
                 return self._put_off(queue, silent)
             self._renew(queue)
-            result = deliver(queue.keys[0], client, self._site, self._logins.in_turn)
+            gate = partial(self._gate, queue, connection)
+            result = deliver(queue.keys[0], client, self._site, gate)
         except Elsewhere as error:
             self._breaker.untold(host, client.guid)
+            queue.is_put_off = False
             return Result(key=queue.keys[0], outcome=Outcome.STOPPED, error=error)
         except MxdeliverError as error:
             result = self._outside(error, queue)
         except Exception as error:  # noqa: BLE001 - a bug stays with its client
             result = self._outside(Internal.of(error), queue)
+        if queue.is_put_off:
+            self._breaker.untold(host, client.guid)
+            queue.is_put_off = result.outcome is Outcome.RETRY
+            return result
         self._tell_breaker(client, result.error)
         queue.attempts += 1
         return result
+
+    @contextmanager
+    def _gate(
+        self, queue: Queue, connection: ExitStack, client: Client, stop: Callable[[], bool]
+    ) -> Iterator[Callable[[], None]]:
+        connection.enter_context(self._connections.one(stop))
+        self._refuse_silent(queue, client)
+        with self._logins.in_turn(client, stop) as went_well:
+            yield went_well
+
+    def _refuse_silent(self, queue: Queue, client: Client) -> None:
+        """Raise what others have met at the client's server while its day was built."""
+        silent = self._breaker.ask(Host.of(client), client.guid, now=time.monotonic())
+        if silent is not None:
+            queue.is_put_off = True
+            why = _why(client, silent)
+            raise type(silent.error)(f"not tried, {why}; at last {silent.error}")
 
     def _is_refused(self, queue: Queue) -> bool:
         """Park the delivery where its login would only be refused again."""
@@ -194,13 +246,12 @@ class Turns:
 
     def _put_off(self, queue: Queue, silent: Silent) -> Result:
         left = timedelta(seconds=silent.until - time.monotonic())
-        endpoint = queue.client.endpoint
         result = put_off(
             queue.keys[0],
             queue.client,
             self._site,
             silent.error,
-            why=f"because {endpoint.server_name} did not answer {silent.failures} times in a row",
+            why=_why(queue.client, silent),
             until=self._site.clock() + left,
         )
         queue.is_put_off = result.outcome is Outcome.RETRY
@@ -229,6 +280,11 @@ class Turns:
         )
         outcome = Outcome.RETRY if again else Outcome.FAILED
         return Result(key=key, outcome=outcome, error=error, retry_at=decision.retry_at)
+
+
+def _why(client: Client, silent: Silent) -> str:
+    name = client.endpoint.server_name
+    return f"because {name} did not answer {silent.failures} times in a row"
 
 
 def _last_result(state: tenacity.RetryCallState) -> Result:

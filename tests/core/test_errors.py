@@ -1,3 +1,4 @@
+import pickle
 import re
 
 import pytest
@@ -29,6 +30,24 @@ def test_an_error_explains_itself_and_what_to_do(error):
     raised = error("the server stopped")
     assert raised.explain() == f"the server stopped. {error.remedy}"
     assert raised.retryable == (raised.kind in {Kind.TRANSIENT, Kind.SLOW})
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.code)
+def test_an_error_is_the_same_behind_the_border_of_a_process(error):
+    raised = error("First Union, users CREATED: the server stopped")
+    raised.add_note("noted")
+    again = pickle.loads(pickle.dumps(raised))
+    assert (type(again), again.code, again.explain()) == (error, raised.code, raised.explain())
+    assert (again.args, vars(again)) == (raised.args, vars(raised))
+
+
+def test_a_configuration_errors_problems_and_a_bugs_place_cross_that_border_too():
+    problem = errors.Problem(file="c.yaml", line=1, path="a", problem="is wrong", remedy="mend it")
+    again = pickle.loads(pickle.dumps(errors.ConfigInvalid("wrong", problems=(problem,))))
+    assert (str(again), again.problems) == ("wrong", (problem,))
+    bug = errors.Internal.of(ValueError("a record's value"))
+    assert str(pickle.loads(pickle.dumps(bug))) == "unexpected ValueError"
+    assert b"a record's value" not in pickle.dumps(bug)
 
 
 def test_an_error_without_a_remedy_is_its_message():

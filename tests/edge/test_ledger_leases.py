@@ -378,3 +378,10 @@ def test_a_delivered_one_is_left_alone_by_runs_and_changes(ledger):
 def test_an_unknown_delivery_cannot_be_claimed(ledger):
     with pytest.raises(LookupError), claim(ledger, delivery=key(number=9)):
         pass
+
+
+def test_an_attempt_whose_builder_died_may_have_sealed(ledger):
+    with claim(ledger) as lease:
+        lease.retry(now=NOON, not_before=NOON, error_code="BUILDER_DIED", error="it was killed")
+    with claim(ledger) as lease:
+        assert ledger.may_have_sealed(key(), before=lease.number)

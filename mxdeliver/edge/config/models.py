@@ -284,7 +284,9 @@ class ScheduleModel(_Model):
     catch_up_days: int = Field(
         default=7, ge=1, le=366, description="A missed day is made up for that long, oldest first."
     )
-    workers: int = Field(default=2, ge=1, le=64, description="Deliveries side by side.")
+    workers: int = Field(
+        default=2, ge=1, le=64, description="Days built, and days sent, side by side."
+    )
 
 
 class LedgerModel(_Model):

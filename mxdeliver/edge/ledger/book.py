@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -251,10 +252,9 @@ class Ledger:
         Raises LeaseHeld when somebody else is at it, or was and nothing is left to do. An attempt
         that is not ended inside the `with` leaves the delivery running, to be taken up again.
         """
-        with self._locks.hold(key.client_guid, key.snapshot_date):
-            held = claims.take(
-                self._database, key, now=now, context=context, deadline=deadline, counted=counted
-            )
+        with self._locks.hold(key.client_guid, key.snapshot_date) as lock:
+            take = partial(claims.take, self._database, key, lock)
+            held = take(now=now, context=context, deadline=deadline, counted=counted)
             try:
                 yield held
             finally:

@@ -15,7 +15,7 @@ from mxdeliver.edge.ledger.lease import Lease
 from mxdeliver.edge.ledger.rows import describe, find_latest, require
 from mxdeliver.edge.ledger.tables import attempts, deliveries
 
-_WHERE_A_SEAL_IS_LOST = ("SPOOL_", "LEDGER_", "INTERNAL")
+_WHERE_A_SEAL_IS_LOST = ("SPOOL_", "LEDGER_", "INTERNAL", "BUILDER_")
 _UNSAID = or_(
     attempts.c.ended_at.is_(None),
     *(attempts.c.error_code.startswith(code, autoescape=True) for code in _WHERE_A_SEAL_IS_LOST),
@@ -32,6 +32,7 @@ _MAY_HAVE_SEALED = select(
 def take(
     database: Database,
     key: DeliveryKey,
+    lock: int,
     *,
     now: datetime,
     context: str,
@@ -72,7 +73,7 @@ def take(
         if counted:
             begun = {"delivery_id": row.id, "number": number, "token": token, "started_at": now}
             connection.execute(insert(attempts).values(begun))
-    return Lease(database, key, delivery_id=row.id, token=token, number=number)
+    return Lease(database, key, lock=lock, delivery_id=row.id, token=token, number=number)
 
 
 def may_have_sealed(connection: Connection, row: Row[Any], before: int) -> bool:

@@ -48,9 +48,17 @@ class Lease:
     """
 
     def __init__(
-        self, database: Database, key: DeliveryKey, *, delivery_id: int, token: int, number: int
+        self,
+        database: Database,
+        key: DeliveryKey,
+        *,
+        lock: int,
+        delivery_id: int,
+        token: int,
+        number: int,
     ) -> None:
         self.key = key
+        self.lock = lock
         self.token = token
         self.number = number
         self._database = database

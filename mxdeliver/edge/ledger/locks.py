@@ -24,14 +24,14 @@ class Locks:
         self._folder = folder
 
     @contextmanager
-    def hold(self, client_guid: str, day: SnapshotDate) -> Iterator[None]:
-        """Hold the day's lock; LeaseHeld at once when somebody else does."""
+    def hold(self, client_guid: str, day: SnapshotDate) -> Iterator[int]:
+        """Hold the day's lock, an open file; LeaseHeld at once when somebody else does."""
         path = self._folder / f"{client_guid}.{day.isoformat()}.lock"
         descriptor = _take(path)
         if descriptor is None:
             raise LeaseHeld(f"{client_guid} {day.isoformat()}: another run is at this delivery")
         try:
-            yield
+            yield descriptor
         finally:
             # Unlinked while still held: whoever opened the old file sees below that it is gone.
             with suppress(OSError):

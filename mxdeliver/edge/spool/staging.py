@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
-from mxdeliver.core.errors import Internal, SpoolCorrupt, SpoolFull
+from mxdeliver.core.errors import Internal, SpoolCorrupt, SpoolFull, StopRequested
 from mxdeliver.core.model import Bundle, DeliveryKey
 from mxdeliver.core.naming import parse_file_name
 from mxdeliver.core.streams import Buffer
@@ -103,11 +103,11 @@ class Staging:
         finally:
             os.close(descriptor)
 
-    def seal(self, bundle: Bundle) -> None:
-        """Make the bundle durable under its own name.
+    def seal(self, bundle: Bundle, stop: Callable[[], bool] = lambda: False) -> None:
+        """Make the bundle durable under its own name, unless `stop` says otherwise at the last moment.
 
-        Raises SpoolFull and SpoolIO, SpoolCorrupt where this revision is sealed already, Internal
-        where the bundle does not list what was written.
+        Raises StopRequested, SpoolFull and SpoolIO, SpoolCorrupt where this revision is sealed
+        already, Internal where the bundle does not list what was written.
         """
         written = dict(self._sizes)
         listed = {artifact.name: artifact.encrypted_file_size for artifact in bundle.files}
@@ -118,6 +118,8 @@ class Staging:
         with mapped(folder_name(self.key)):
             self._write_bundle_file(bundle)
             os.fsync(self._folder)
+            if stop():
+                raise StopRequested("stopped before the day was sealed; nothing was")
             self._rename()
 
     def _write_bundle_file(self, bundle: Bundle) -> None:

@@ -1,0 +1,124 @@
+"""What runs in a builder's process: it builds what it is asked for, until the program is gone.
+
+It is hardened before it reads anything. SIGINT and SIGTERM, which may be sent to all processes of a
+service, it leaves to the program, which tells it to stop. It is in no terminal's foreground, and may
+write there all the same.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+from mxdeliver import __version__
+from mxdeliver.builders.wire import (
+    Built,
+    Event,
+    Failed,
+    Gone,
+    Ready,
+    Stop,
+    Wire,
+    Work,
+    portable,
+)
+from mxdeliver.core.errors import Internal, MxdeliverError
+from mxdeliver.edge import kernel
+
+if TYPE_CHECKING:
+    from mxdeliver.core.model import Bundle, SourceSettings
+    from mxdeliver.edge.sources import Source
+
+_OBJECTS_BETWEEN_COLLECTIONS = 100_000
+"""As in `mxdeliver.__main__`."""
+
+
+def main(program: int, descriptor: int) -> None:
+    """Serve the process `program` over the socket `descriptor`."""
+    kernel.harden()
+    kernel.end_with_parent()
+    if os.getppid() != program:  # it was gone before
+        return
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTTOU):
+        signal.signal(number, signal.SIG_IGN)
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+    connection = socket.socket(fileno=descriptor)
+    connection.set_inheritable(False)
+    status = 0
+    try:
+        _Serving(program, Wire(connection)).serve()
+    except Gone:
+        pass
+    except Exception as error:  # noqa: BLE001 - a traceback may show what must not be shown
+        sys.stderr.write(f"mxdeliver: a process that builds: {Internal.of(error)}\n")
+        status = 70
+    os._exit(status)  # nobody waits for libraries to be unloaded
+
+
+class _Serving:
+    def __init__(self, program: int, wire: Wire) -> None:
+        self._program = program
+        self._wire = wire
+        self._sources: dict[str, tuple[SourceSettings, Source]] = {}
+        self._is_stopped = False
+
+    def serve(self) -> None:
+        """Build one day after the other; Gone when the program is."""
+        # Takes its time, while the program looks at what there is to do.
+        from mxdeliver.build import build  # noqa: F401, PLC0415
+        from mxdeliver.edge.avro import ContainerWriter  # noqa: F401, PLC0415
+
+        self._wire.send(Ready(version=__version__))
+        while True:
+            match self._wire.receive():
+                case Work() as work, [lock]:
+                    self._wire.send(self._answer(work, lock))
+                case Stop(), _:
+                    pass  # the day was through already
+
+    def _answer(self, work: Work, lock: int) -> Built | Failed:
+        self._is_stopped = False
+        try:
+            return Built(bundle=self._build(work))
+        except MxdeliverError as error:
+            return Failed(error=portable(error))
+        except Exception as error:  # noqa: BLE001 - a bug stays with its client
+            return Failed(error=Internal.of(error))
+        finally:
+            os.close(lock)
+
+    def _build(self, work: Work) -> Bundle:
+        from mxdeliver.build import build  # noqa: PLC0415 - see `serve`
+
+        return build(
+            work.key,
+            work.client,
+            resources=work.resources,
+            source=self._source(work.source),
+            certificate=work.certificate,
+            spool=work.spool,
+            log=self._log,
+            stop=self._stop,
+        )
+
+    def _source(self, settings: SourceSettings) -> Source:
+        """Give the source of the day before, where its settings are the same."""
+        from mxdeliver.edge.sources import open_source  # noqa: PLC0415 - see `serve`
+
+        known = self._sources.get(settings.name)
+        if known is None or known[0] != settings:
+            known = self._sources[settings.name] = (settings, open_source(settings))
+        return known[1]
+
+    def _log(self, event: str, message: str, /, **fields: object) -> None:
+        self._wire.send(Event(event=event, message=message, fields=fields))
+
+    def _stop(self) -> bool:
+        if not self._is_stopped and self._wire.waits(0):
+            self._is_stopped = True
+            self._wire.receive()  # Stop, or Gone
+        return self._is_stopped or os.getppid() != self._program
