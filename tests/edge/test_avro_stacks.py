@@ -162,5 +162,9 @@ def test_two_chunks_are_handed_on_in_one_where_a_batch_has_them_whole_and_small(
     assert sizes == [8, 8, 4, 8, 1]
     texts = pa.RecordBatch.from_arrays([pa.array(["x" * 700_000] * 8)], ["a"])
     assert [chunk.num_rows for chunk in chunks(texts)] == [4, 4]
+    assert [chunk.num_rows for chunk in chunks(*(texts.slice(n, 1) for n in range(8)))] == [4, 4]
+    assert [chunk.num_rows for chunk in chunks(texts, rows=8)] == [4, 4]
+    uneven = pa.RecordBatch.from_arrays([pa.array(["x"] * 40 + ["y" * 9_000_000] * 4)], ["a"])
+    assert max(chunk.nbytes for chunk in chunks(uneven)) < 10 << 20
     values = [value for one in chunks(numbers(0, 19), numbers(19, 10)) for value in one["a"]]
     assert [value.as_py() for value in values] == [*range(29)]

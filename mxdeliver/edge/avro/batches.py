@@ -28,8 +28,18 @@ class Chunks:
         """Take a batch; give the chunks that are full."""
         if self._waiting and not self._waiting[0].schema.equals(batch.schema):
             yield from self.rest()
+        for part, row_size in self._parts(batch):
+            yield from self._add(part, row_size)
+
+    def _parts(self, batch: pa.RecordBatch) -> Iterator[tuple[pa.RecordBatch, float]]:
+        """Give the batch, or parts of it that are not too large, and the bytes of a row of each."""
+        if not _has_dictionary(batch):
+            most = batch.get_total_buffer_size()  # told at once; too much for a slice
+            if most < _LARGEST_BATCH and most * self._rows < _LARGEST_CHUNK * batch.num_rows:
+                yield batch, most / batch.num_rows
+                return
         for part, size in _halved(batch, _LARGEST_BATCH):
-            yield from self._add(part, size / max(part.num_rows, 1))
+            yield part, size / max(part.num_rows, 1)
 
     def _add(self, batch: pa.RecordBatch, row_size: float) -> Iterator[pa.RecordBatch]:
         start, twice = 0, 2 * self._rows
@@ -72,9 +82,13 @@ def _halved(batch: pa.RecordBatch, limit: int) -> Iterator[tuple[pa.RecordBatch,
 
 
 def _size(batch: pa.RecordBatch) -> int:
-    if not any(pa.types.is_dictionary(arrow) for arrow in batch.schema.types):
+    if not _has_dictionary(batch):
         return int(batch.nbytes)
     return sum(_column_size(column) for column in batch.columns)
+
+
+def _has_dictionary(batch: pa.RecordBatch) -> bool:
+    return any(pa.types.is_dictionary(arrow) for arrow in batch.schema.types)
 
 
 def _column_size(column: Any) -> int:
