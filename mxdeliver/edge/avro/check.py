@@ -23,13 +23,12 @@ from mxdeliver.core.model import Codec, Resource
 from mxdeliver.edge.avro.avro_types import Array, AvroType, MapOf, Record, Union
 from mxdeliver.edge.avro.container import SYNC_SIZE, decode_long
 from mxdeliver.edge.avro.schemas import record_type
-from mxdeliver.edge.avro.values import normalise, plain
 
 _ROWS_COMPARED = 32
 
 
 class Segment(NamedTuple):
-    """Some rows of a batch as it came in, from `start` until before `stop`.
+    """Some rows of a normalised batch (or of what can `take` some of one), from `start` to `stop`.
 
     Row i's encoded bytes are `data[offsets[i]:offsets[i + 1]]`, as the encoder says.
     """
@@ -108,7 +107,8 @@ class BlockCheck:
         kind, schema = record_type(self._resource.schema), _plain_schema(self._resource.schema)
         with_maps = _has_map(kind)
         ends = segment.offsets[segment.start : segment.stop + 1] - segment.offsets[segment.start]
-        for place, row in zip(places, _rows(kind, segment, places), strict=True):
+        rows = segment.batch.take(pa.array([segment.start + place for place in places], pa.int64()))
+        for place, row in zip(places, rows.to_pylist(), strict=True):
             begin, end = int(ends[place]), int(ends[place + 1])
             stream = BytesIO(encoded[begin:end])
             record = fastavro.schemaless_reader(stream, schema, None)
@@ -116,18 +116,6 @@ class BlockCheck:
                 raise ValueError("a record ends elsewhere than the next one begins")
             if record != (_as_read(kind, row) if with_maps else row):
                 raise ValueError("a record differs")
-
-
-def _rows(kind: Record, segment: Segment, places: Sequence[int]) -> list[dict[str, Any]]:
-    """Give the values of some of the segment's rows."""
-    chosen = pa.array([segment.start + place for place in places], pa.int64())
-    columns = [
-        normalise(member.type, plain(column).take(chosen))
-        for member, column in zip(kind.members, segment.batch.columns, strict=True)
-    ]
-    names = [member.name for member in kind.members]
-    rows: list[dict[str, Any]] = pa.RecordBatch.from_arrays(columns, names).to_pylist()
-    return rows
 
 
 def _compare_bytes(body: memoryview, segments: Sequence[Segment]) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from mxdeliver.edge.avro import texts
-from mxdeliver.edge.avro.avro_types import AvroType, Primitive, Union
+from mxdeliver.edge.avro.avro_types import AvroType
+from mxdeliver.edge.avro.schemas import record_type
 
 _SHORT = 32  # bytes in a row, on average: copying more costs as much as is saved
 
@@ -22,19 +25,42 @@ class Stack(NamedTuple):
     rows: Sequence[slice]
 
 
+class Normalised:
+    """A batch of normalised columns, in stacks: only a few rows of it are ever asked for."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._stacks: list[Stack] = []
+
+    def add(self, stack: Stack) -> None:
+        """Add some of the columns."""
+        self._stacks.append(stack)
+
+    def take(self, chosen: Any) -> pa.RecordBatch:
+        """Give rows by their numbers."""
+        columns: list[Any] = [None] * len(self._names)
+        numbers = np.asarray(chosen)
+        for stack in self._stacks:
+            wanted = [numbers + (rows.start or 0) for rows in stack.rows]
+            taken = stack.column.take(pa.array(np.concatenate(wanted)))
+            for number, place in enumerate(stack.places):
+                columns[place] = taken.slice(number * len(numbers), len(numbers))
+        return pa.RecordBatch.from_arrays(columns, self._names)
+
+
 class Stacks:
     """Puts columns of batches of one schema together that have the same types and are short.
 
     How short is seen in the first batch.
     """
 
-    def __init__(self, kinds: Sequence[AvroType], first: pa.RecordBatch) -> None:
+    def __init__(self, schema: str, first: pa.RecordBatch) -> None:
         self.schema = first.schema
-        self._kinds = kinds
+        self._kinds, firsts = _kinds(schema)
         numbers: dict[object, int] = {}
         self._alike = [
-            numbers.setdefault((kind, column.type) if _is_stackable(kind, column) else place, place)
-            for place, (kind, column) in enumerate(zip(kinds, first.columns, strict=True))
+            numbers.setdefault((firsts[place], column.type), place) if _is_short(column) else place
+            for place, column in enumerate(first.columns)
         ]
 
     def of(self, batch: pa.RecordBatch) -> Iterator[Stack]:
@@ -57,6 +83,13 @@ class Stacks:
             yield Stack(kind, column, (place,), (slice(None),))
 
 
+@lru_cache(maxsize=256)
+def _kinds(schema: str) -> tuple[Sequence[AvroType], Sequence[int]]:
+    """Give the types of a record's fields, and for each the place of the first that is equal."""
+    kinds = [member.type for member in record_type(schema).members]
+    return kinds, [kinds.index(kind) for kind in kinds]
+
+
 def _together(columns: Sequence[Any]) -> Any:
     if len(columns) == 1:
         return columns[0]
@@ -66,7 +99,7 @@ def _together(columns: Sequence[Any]) -> Any:
     return pa.concat_arrays([before, *columns, behind])[1:-1]
 
 
-def _is_stackable(kind: AvroType, column: Any) -> bool:
-    inner = kind.inner if isinstance(kind, Union) else kind
-    is_flat = pa.types.is_primitive(column.type) or pa.types.is_string(column.type)
-    return is_flat and isinstance(inner, Primitive) and column.nbytes < _SHORT * len(column)
+def _is_short(column: Any) -> bool:
+    if pa.types.is_string(column.type):
+        return bool(column.nbytes < _SHORT * len(column))
+    return bool(pa.types.is_primitive(column.type))

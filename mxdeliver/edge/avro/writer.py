@@ -25,8 +25,7 @@ from mxdeliver.edge.avro.blocks import BlockWriter
 from mxdeliver.edge.avro.check import Segment
 from mxdeliver.edge.avro.refusal import Refused
 from mxdeliver.edge.avro.scatter import AnyPart, Memory, join
-from mxdeliver.edge.avro.schemas import record_type
-from mxdeliver.edge.avro.stacks import Stack, Stacks
+from mxdeliver.edge.avro.stacks import Normalised, Stack, Stacks
 from mxdeliver.edge.avro.values import normalise
 
 BLOCK_ROWS = 4096
@@ -35,9 +34,9 @@ _BLOCKS_BEHIND = 1
 
 
 class _Encoded(NamedTuple):
-    """A chunk as it came in, encoded, and where each row ends in the encoded bytes."""
+    """A chunk: normalised, encoded, and where each row ends in the encoded bytes."""
 
-    batch: Any
+    batch: Normalised
     offsets: Any
     data: memoryview
 
@@ -117,8 +116,7 @@ class ContainerWriter:
 
     def _encode(self, chunk: pa.RecordBatch) -> _Encoded:
         if self._stacks is None or not self._stacks.schema.equals(chunk.schema):
-            kinds = [member.type for member in record_type(self._resource.schema).members]
-            self._stacks = Stacks(kinds, chunk)
+            self._stacks = Stacks(self._resource.schema, chunk)
         # Which column of a stack is refused, and whether any is, shows once each is alone.
         with suppress(RecordInvalid, pa.ArrowException):
             return self._encode_stacks(chunk, self._stacks.of(chunk))
@@ -126,6 +124,7 @@ class ContainerWriter:
 
     def _encode_stacks(self, chunk: pa.RecordBatch, stacks: Iterable[Stack]) -> _Encoded:
         parts: list[list[AnyPart]] = [[]] * len(self._names)
+        normalised = Normalised(self._names)
         for stack in stacks:
             name = self._names[stack.places[0]]
             try:
@@ -137,17 +136,18 @@ class ContainerWriter:
                 raise RecordInvalid(
                     f"{self._resource.name}: column {name} cannot be encoded"
                 ) from None
+            normalised.add(stack._replace(column=column))
             for place, found in zip(stack.places, encoded, strict=True):
                 parts[place] = found
         try:
             joined = join([*chain.from_iterable(parts)], chunk.num_rows, self._encoding)
         except Refused as error:
             raise RecordInvalid(f"{self._resource.name}: a record {error}") from error
-        return _Encoded(chunk, joined.offsets, memoryview(joined.data))
+        return _Encoded(normalised, joined.offsets, memoryview(joined.data))
 
     def _add(self, encoded: _Encoded) -> None:
         """Fill the block under way, cutting it wherever it is full; a longer row stands alone."""
-        offsets, start, rows = encoded.offsets, 0, encoded.batch.num_rows
+        offsets, start, rows = encoded.offsets, 0, len(encoded.offsets) - 1
         while start < rows:
             room_rows, room_bytes = self._room
             begin = int(offsets[start])
