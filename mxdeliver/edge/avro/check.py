@@ -28,7 +28,7 @@ _ROWS_COMPARED = 32
 
 
 class Segment(NamedTuple):
-    """Some rows of a normalised batch (or of what can `take` some of one), from `start` to `stop`.
+    """Some rows of a batch from which normalised rows can be taken, from `start` until before `stop`.
 
     Row i's encoded bytes are `data[offsets[i]:offsets[i + 1]]`, as the encoder says.
     """

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 
 from mxdeliver.edge.avro import texts
 from mxdeliver.edge.avro.avro_types import AvroType
 from mxdeliver.edge.avro.schemas import record_type
+from mxdeliver.edge.avro.values import normalise, plain
 
 _SHORT = 32  # bytes in a row, on average: copying more costs as much as is saved
 
@@ -23,29 +23,6 @@ class Stack(NamedTuple):
     column: Any
     places: Sequence[int]
     rows: Sequence[slice]
-
-
-class Normalised:
-    """A batch of normalised columns, in stacks: only a few rows of it are ever asked for."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = names
-        self._stacks: list[Stack] = []
-
-    def add(self, stack: Stack) -> None:
-        """Add some of the columns."""
-        self._stacks.append(stack)
-
-    def take(self, chosen: Any) -> pa.RecordBatch:
-        """Give rows by their numbers."""
-        columns: list[Any] = [None] * len(self._names)
-        numbers = np.asarray(chosen)
-        for stack in self._stacks:
-            wanted = [numbers + (rows.start or 0) for rows in stack.rows]
-            taken = stack.column.take(pa.array(np.concatenate(wanted)))
-            for number, place in enumerate(stack.places):
-                columns[place] = taken.slice(number * len(numbers), len(numbers))
-        return pa.RecordBatch.from_arrays(columns, self._names)
 
 
 class Stacks:
@@ -81,6 +58,23 @@ class Stacks:
         """Give each column alone."""
         for place, (kind, column) in enumerate(zip(self._kinds, batch.columns, strict=True)):
             yield Stack(kind, column, (place,), (slice(None),))
+
+
+class Rows(NamedTuple):
+    """A batch of which a few rows will be asked for, normalised."""
+
+    stacks: Stacks
+    batch: pa.RecordBatch
+
+    def take(self, chosen: Any) -> pa.RecordBatch:
+        """Give rows by their numbers."""
+        taken = [plain(column).take(chosen) for column in self.batch.columns]
+        columns = [*taken]
+        for stack in self.stacks.of(pa.RecordBatch.from_arrays(taken, self.batch.schema.names)):
+            normalised = normalise(stack.kind, stack.column)
+            for place, rows in zip(stack.places, stack.rows, strict=True):
+                columns[place] = normalised[rows]
+        return pa.RecordBatch.from_arrays(columns, self.batch.schema.names)
 
 
 @lru_cache(maxsize=256)

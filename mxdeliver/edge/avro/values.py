@@ -38,7 +38,7 @@ _LAST_FOLLOWING = -65  # 0xbf as a signed byte: the last that goes on with a cha
 
 def normalise(kind: AvroType, column: Any) -> Any:
     """Give `column` as the Arrow type that stands for `kind`; Refused for any other value."""
-    column = _plain(column)
+    column = plain(column)
     if isinstance(kind, Union) and kind.null_tag is not None:
         if column.null_count == len(column):
             return pa.nulls(len(column))
@@ -71,7 +71,7 @@ def _convert(kind: AvroType, column: Any) -> Any:
             raise AssertionError
 
 
-def _plain(column: Any) -> Any:
+def plain(column: Any) -> Any:
     """Undo what Arrow does to save space, and give JSON columns their text."""
     while True:
         arrow = column.type

@@ -25,7 +25,7 @@ from mxdeliver.edge.avro.blocks import BlockWriter
 from mxdeliver.edge.avro.check import Segment
 from mxdeliver.edge.avro.refusal import Refused
 from mxdeliver.edge.avro.scatter import AnyPart, Memory, join
-from mxdeliver.edge.avro.stacks import Normalised, Stack, Stacks
+from mxdeliver.edge.avro.stacks import Rows, Stack, Stacks
 from mxdeliver.edge.avro.values import normalise
 
 BLOCK_ROWS = 4096
@@ -34,9 +34,9 @@ _BLOCKS_BEHIND = 1
 
 
 class _Encoded(NamedTuple):
-    """A chunk: normalised, encoded, and where each row ends in the encoded bytes."""
+    """A chunk, encoded, and where each row ends in the encoded bytes."""
 
-    batch: Normalised
+    rows: Rows
     offsets: Any
     data: memoryview
 
@@ -118,13 +118,13 @@ class ContainerWriter:
         if self._stacks is None or not self._stacks.schema.equals(chunk.schema):
             self._stacks = Stacks(self._resource.schema, chunk)
         # Which column of a stack is refused, and whether any is, shows once each is alone.
+        rows = Rows(self._stacks, chunk)
         with suppress(RecordInvalid, pa.ArrowException):
-            return self._encode_stacks(chunk, self._stacks.of(chunk))
-        return self._encode_stacks(chunk, self._stacks.apart(chunk))
+            return self._encode_stacks(rows, self._stacks.of(chunk))
+        return self._encode_stacks(rows, self._stacks.apart(chunk))
 
-    def _encode_stacks(self, chunk: pa.RecordBatch, stacks: Iterable[Stack]) -> _Encoded:
+    def _encode_stacks(self, rows: Rows, stacks: Iterable[Stack]) -> _Encoded:
         parts: list[list[AnyPart]] = [[]] * len(self._names)
-        normalised = Normalised(self._names)
         for stack in stacks:
             name = self._names[stack.places[0]]
             try:
@@ -136,14 +136,13 @@ class ContainerWriter:
                 raise RecordInvalid(
                     f"{self._resource.name}: column {name} cannot be encoded"
                 ) from None
-            normalised.add(stack._replace(column=column))
             for place, found in zip(stack.places, encoded, strict=True):
                 parts[place] = found
         try:
-            joined = join([*chain.from_iterable(parts)], chunk.num_rows, self._encoding)
+            joined = join([*chain.from_iterable(parts)], rows.batch.num_rows, self._encoding)
         except Refused as error:
             raise RecordInvalid(f"{self._resource.name}: a record {error}") from error
-        return _Encoded(normalised, joined.offsets, memoryview(joined.data))
+        return _Encoded(rows, joined.offsets, memoryview(joined.data))
 
     def _add(self, encoded: _Encoded) -> None:
         """Fill the block under way, cutting it wherever it is full; a longer row stands alone."""
@@ -158,7 +157,7 @@ class ContainerWriter:
                     self._cut()
                     continue
                 stop = start + 1
-            self._segments.append(Segment(encoded.batch, offsets, encoded.data, start, stop))
+            self._segments.append(Segment(encoded.rows, offsets, encoded.data, start, stop))
             self._room = (room_rows - (stop - start), room_bytes - int(offsets[stop]) + begin)
             start = stop
             if self._room[0] <= 0 or self._room[1] <= 0:
