@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from mxdeliver.edge.avro.avro_types import AvroType
 from mxdeliver.edge.avro.schemas import record_type
 from mxdeliver.edge.avro.values import normalise, plain
 
+_FEW_ROWS = 1024
 _SHORT = 32  # bytes in a row, on average: copying more costs as much as is saved
 
 
@@ -60,21 +61,40 @@ class Stacks:
             yield Stack(kind, column, (place,), (slice(None),))
 
 
-class Rows(NamedTuple):
-    """A batch of which a few rows will be asked for, normalised."""
+class Rows:
+    """A batch of which a few rows will be asked for, normalised.
 
-    stacks: Stacks
-    batch: pa.RecordBatch
+    A small one is kept as it was normalised, of a large one these rows are normalised once more:
+    for a small file asking takes as long as encoding, and a large batch takes memory.
+    """
 
-    def take(self, chosen: Any) -> pa.RecordBatch:
+    def __init__(self, stacks: Stacks, batch: pa.RecordBatch) -> None:
+        self._stacks = stacks
+        self._batch = batch
+        self._kept: list[Stack] = []
+
+    def keep(self, stack: Stack, normalised: Any) -> None:
+        """Keep columns of a small batch."""
+        if self._batch.num_rows <= _FEW_ROWS:
+            self._kept.append(stack._replace(column=normalised))
+
+    def take(self, chosen: pa.Array) -> pa.RecordBatch:
         """Give rows by their numbers."""
-        taken = [plain(column).take(chosen) for column in self.batch.columns]
-        columns = [*taken]
-        for stack in self.stacks.of(pa.RecordBatch.from_arrays(taken, self.batch.schema.names)):
-            normalised = normalise(stack.kind, stack.column)
+        if self._kept:
+            return self._assembled(self._kept).take(chosen)
+        columns = [plain(column).take(chosen) for column in self._batch.columns]
+        taken = pa.RecordBatch.from_arrays(columns, self._batch.schema.names)
+        return self._assembled(
+            stack._replace(column=normalise(stack.kind, stack.column))
+            for stack in self._stacks.of(taken)
+        )
+
+    def _assembled(self, stacks: Iterable[Stack]) -> pa.RecordBatch:
+        columns: list[Any] = [None] * self._batch.num_columns
+        for stack in stacks:
             for place, rows in zip(stack.places, stack.rows, strict=True):
-                columns[place] = normalised[rows]
-        return pa.RecordBatch.from_arrays(columns, self.batch.schema.names)
+                columns[place] = stack.column[rows]
+        return pa.RecordBatch.from_arrays(columns, self._batch.schema.names)
 
 
 @lru_cache(maxsize=256)

@@ -118,12 +118,14 @@ class ContainerWriter:
         if self._stacks is None or not self._stacks.schema.equals(chunk.schema):
             self._stacks = Stacks(self._resource.schema, chunk)
         # Which column of a stack is refused, and whether any is, shows once each is alone.
-        rows = Rows(self._stacks, chunk)
         with suppress(RecordInvalid, pa.ArrowException):
-            return self._encode_stacks(rows, self._stacks.of(chunk))
-        return self._encode_stacks(rows, self._stacks.apart(chunk))
+            return self._encode_stacks(chunk, self._stacks, self._stacks.of(chunk))
+        return self._encode_stacks(chunk, self._stacks, self._stacks.apart(chunk))
 
-    def _encode_stacks(self, rows: Rows, stacks: Iterable[Stack]) -> _Encoded:
+    def _encode_stacks(
+        self, chunk: pa.RecordBatch, kinds: Stacks, stacks: Iterable[Stack]
+    ) -> _Encoded:
+        rows = Rows(kinds, chunk)
         parts: list[list[AnyPart]] = [[]] * len(self._names)
         for stack in stacks:
             name = self._names[stack.places[0]]
@@ -136,10 +138,11 @@ class ContainerWriter:
                 raise RecordInvalid(
                     f"{self._resource.name}: column {name} cannot be encoded"
                 ) from None
+            rows.keep(stack, column)
             for place, found in zip(stack.places, encoded, strict=True):
                 parts[place] = found
         try:
-            joined = join([*chain.from_iterable(parts)], rows.batch.num_rows, self._encoding)
+            joined = join([*chain.from_iterable(parts)], chunk.num_rows, self._encoding)
         except Refused as error:
             raise RecordInvalid(f"{self._resource.name}: a record {error}") from error
         return _Encoded(rows, joined.offsets, memoryview(joined.data))
