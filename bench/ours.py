@@ -10,7 +10,12 @@
 imports and reading. All tell the time as JSON in their last line.
 """
 
+# ruff: noqa: E402 - as in the command, libraries are loaded after `settle`
 from __future__ import annotations
+
+from mxdeliver.__main__ import settle
+
+settle()
 
 import contextlib
 import io
@@ -24,7 +29,6 @@ from threading import Event
 
 from bench.measure import Growth, tell
 from mxdeliver import binding, cli
-from mxdeliver.__main__ import prepare
 from mxdeliver.build import build
 from mxdeliver.cli import wiring
 from mxdeliver.core.calendar import SnapshotDate
@@ -39,7 +43,6 @@ _PIECE = 1 << 20
 
 def main() -> None:
     """Do one of the parts."""
-    prepare()
     part, *arguments = sys.argv[1:]
     parts: dict[str, Callable[..., None]] = {
         "seal": seal,

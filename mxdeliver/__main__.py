@@ -9,8 +9,8 @@ _OBJECTS_BETWEEN_COLLECTIONS = 100_000
 """Python's own 700 has it go through all that was imported again and again: a tenth of each start."""
 
 
-def prepare() -> None:
-    """Set up the process for what it is about to load."""
+def settle() -> None:
+    """Set what libraries read when they are loaded, and how often Python looks for garbage."""
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     # Nothing here multiplies matrices; the library's threads would turn round while they wait.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -20,7 +20,7 @@ def prepare() -> None:
 
 def main() -> None:
     """Run the command line and exit with its status."""
-    prepare()
+    settle()
     from mxdeliver.cli import command_line, process  # noqa: PLC0415 - nothing before it is needed
 
     process.guard_streams()

@@ -57,7 +57,9 @@ def avro(settings: Settings) -> Part:
             "`/dev/null` (in the round that warms up to memory, where every record is compared "
             "with the batches); timed within a process, without imports. *fastavro, rows made "
             "beforehand* leaves out the time of `to_pylist()`, *with `to_pylist()`* has it; the "
-            "target is against the former, and also against the latter where that is missed. Each compresses as it does by default. polars gets its DataFrame in one piece beforehand. "
+            "target is against the former, and also against the latter where that is missed. Each "
+            "compresses as it does by default, and ours has the memory pool and the garbage "
+            "collection of the command. polars gets its DataFrame in one piece beforehand. "
             f"The Apache library writes 1/{APACHE_SHARE} of the rows, without `to_pylist()`, too."
         ),
     )

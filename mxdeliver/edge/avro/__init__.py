@@ -4,7 +4,8 @@
     schemas    .avsc files -> resources
     values     which Arrow values meet which Avro type; all others are refused
     temporal   the same for dates and times
-    cells      columns -> the encoded bytes of each row's value
+    stacks     columns of one type one below the other, to be handled together
+    cells      columns -> the encoded bytes of each row's value, with heads, varints and texts
     scatter    those -> the encoded rows
     container  what a container file is made of, and the sync marker
     writer     batches -> blocks of encoded rows

@@ -28,7 +28,7 @@ _ROWS_COMPARED = 32
 
 
 class Segment(NamedTuple):
-    """Some rows of a normalised batch, from `start` until before `stop`.
+    """Some rows of a batch from which normalised rows can be taken, from `start` until before `stop`.
 
     Row i's encoded bytes are `data[offsets[i]:offsets[i + 1]]`, as the encoder says.
     """
@@ -95,26 +95,24 @@ class BlockCheck:
     ) -> None:
         count = sum(segment.rows for segment in segments)
         chosen = range(count) if every_row else _spread(count, _ROWS_COMPARED)
-        stream, first, begin = BytesIO(body), 0, 0
+        first, begin = 0, 0
         for segment in segments:
             places = [place - first for place in chosen if first <= place < first + segment.rows]
-            self._compare_rows(stream, begin, segment, places)
+            size = len(segment.encoded)
+            self._compare_rows(body[begin : begin + size], segment, places)
             first += segment.rows
-            begin += len(segment.encoded)
+            begin += size
 
-    def _compare_rows(
-        self, stream: BytesIO, begin: int, segment: Segment, places: Sequence[int]
-    ) -> None:
+    def _compare_rows(self, encoded: memoryview, segment: Segment, places: Sequence[int]) -> None:
         kind, schema = record_type(self._resource.schema), _plain_schema(self._resource.schema)
         with_maps = _has_map(kind)
         ends = segment.offsets[segment.start : segment.stop + 1] - segment.offsets[segment.start]
-        batch = segment.batch.take(
-            pa.array([segment.start + place for place in places], pa.int64())
-        )
-        for place, row in zip(places, batch.to_pylist(), strict=True):
-            stream.seek(begin + int(ends[place]))
+        rows = segment.batch.take(pa.array([segment.start + place for place in places], pa.int64()))
+        for place, row in zip(places, rows.to_pylist(), strict=True):
+            begin, end = int(ends[place]), int(ends[place + 1])
+            stream = BytesIO(encoded[begin:end])
             record = fastavro.schemaless_reader(stream, schema, None)
-            if stream.tell() != begin + int(ends[place + 1]):
+            if stream.tell() != end - begin:
                 raise ValueError("a record ends elsewhere than the next one begins")
             if record != (_as_read(kind, row) if with_maps else row):
                 raise ValueError("a record differs")

@@ -29,10 +29,11 @@ _MOST_KEPT = 8 << 20
 
 
 class Part(NamedTuple):
-    """One cell for each row: `widths` bytes (of each row, or of all) of `source`.
+    """One cell for each row: `widths` bytes (of each row, or of all), none below `least` or above `most`.
 
-    They begin at `begins`, or each at the begin of a row of `source`, which is then a matrix. No
-    width is below `least` or above `most`.
+    The first are those of the row in each of `heads` (or one for all), the others are of `source`:
+    of the same row, if that is a matrix; or, with `begins`, of the `most` bytes that begin there, in
+    place of whose first ones the heads go.
     """
 
     source: Numbers
@@ -40,13 +41,25 @@ class Part(NamedTuple):
     widths: Numbers | int
     least: int
     most: int
+    heads: tuple[Numbers | int, ...] = ()
 
     @property
     def excess(self) -> int:
         """The most bytes that copying a cell writes too much."""
-        if self.begins is None or self.most <= _PIECES[0]:
+        if self.begins is None or self.heads or self.most <= _PIECES[0]:
             return self.most - self.least
         return min(self.most, max(_PIECES))
+
+    def of(self, rows: slice) -> Part:
+        """Give the cells of some rows."""
+        widths, least, most = self.widths, self.least, self.most
+        if not isinstance(widths, int):
+            widths = widths[rows]
+            least, most = int(np.minimum.reduce(widths)), int(np.maximum.reduce(widths))
+        source = self.source[rows] if self.begins is None else self.source
+        begins = None if self.begins is None else self.begins[rows]
+        heads = tuple(one if isinstance(one, int) else one[rows] for one in self.heads)
+        return Part(source, begins, widths, least, most, heads)
 
 
 class Chosen(NamedTuple):
@@ -57,6 +70,10 @@ class Chosen(NamedTuple):
 
     cells: tuple[bytes, ...]
     places: Numbers
+
+    def of(self, rows: slice) -> Chosen:
+        """Give the cells of some rows."""
+        return Chosen(self.cells, self.places[rows])
 
 
 AnyPart: TypeAlias = Part | Chosen
@@ -211,12 +228,29 @@ def _table(cells: tuple[bytes, ...]) -> tuple[Numbers, Numbers]:
 
 
 def _copy(part: Part, places: Numbers, target: Numbers) -> None:
-    if part.begins is None:
-        width = part.source.shape[1]
-        if width:
-            items(target, width)[places] = part.source.view(f"V{width}")[:, 0]
+    if part.begins is None or part.heads:
+        if part.most:
+            items(target, part.most)[places] = _cells(part)
     else:
         _copy_pieces(part.source, part.begins, np.asarray(part.widths), places, target)
+
+
+def _cells(part: Part) -> Numbers:
+    """Give the cells as items that all are as wide as the widest."""
+    source, begins, most, heads = part.source, part.begins, part.most, part.heads
+    if begins is not None:
+        cells = items(source, most)[begins]
+        matrix = cells.view(np.uint8).reshape(len(cells), most)
+    elif not heads:
+        return source[:, :most].view(f"V{most}")[:, 0]
+    else:
+        matrix = np.empty((len(source), most), np.uint8)
+        cells = matrix.view(f"V{most}")[:, 0]
+        if width := most - len(heads):
+            matrix[:, len(heads) :].view(f"V{width}")[:] = source[:, :width].view(f"V{width}")
+    for place, head in enumerate(heads):
+        matrix[:, place] = head
+    return cells
 
 
 def _copy_pieces(

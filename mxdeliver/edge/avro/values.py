@@ -32,12 +32,13 @@ from mxdeliver.edge.avro.refusal import Refused
 _UUID = r"^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\z"
 _DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8)
 _DASHES = (8, 13, 18, 23)
-_FIRST_NOT_ASCII = 0x80
+_TEXTS_TOGETHER = 4096
+_LAST_FOLLOWING = -65  # 0xbf as a signed byte: the last that goes on with a character
 
 
 def normalise(kind: AvroType, column: Any) -> Any:
     """Give `column` as the Arrow type that stands for `kind`; Refused for any other value."""
-    column = _plain(column)
+    column = plain(column)
     if isinstance(kind, Union) and kind.null_tag is not None:
         if column.null_count == len(column):
             return pa.nulls(len(column))
@@ -70,7 +71,7 @@ def _convert(kind: AvroType, column: Any) -> Any:
             raise AssertionError
 
 
-def _plain(column: Any) -> Any:
+def plain(column: Any) -> Any:
     """Undo what Arrow does to save space, and give JSON columns their text."""
     while True:
         arrow = column.type
@@ -135,11 +136,8 @@ def _bytes(kind: Primitive | Fixed, column: Any) -> Any:
 def _string(kind: Primitive | Enumeration, column: Any) -> Any:
     arrow = column.type
     if pa.types.is_string(arrow) or pa.types.is_large_string(arrow):
-        if not _is_ascii(column):
-            try:
-                column.validate(full=True)
-            except pa.ArrowInvalid:
-                raise Refused("holds text that is not UTF-8") from None  # its text may show values
+        if not _is_utf8(column):
+            raise Refused("holds text that is not UTF-8")
         return column if pa.types.is_string(arrow) else column.cast(pa.string())
     if pa.types.is_timestamp(arrow):
         return temporal.timestamp_text(column)
@@ -150,17 +148,45 @@ def _string(kind: Primitive | Enumeration, column: Any) -> Any:
     raise _mismatch(kind, column)
 
 
-def _is_ascii(column: Any) -> bool:
-    """Tell whether all bytes of a text column are ASCII, faster than Arrow looks at each text."""
-    if pa.types.is_large_string(column.type) or not len(column):
+def _is_utf8(column: Any) -> bool:
+    """Tell whether all texts are UTF-8, mostly faster than Arrow, which looks at each."""
+    if not pa.types.is_large_string(column.type) and _is_surely_utf8(column):
+        return True
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
         return False
-    _, offsets, data = column.buffers()
-    ends = np.frombuffer(offsets, np.int32, len(column) + 1, column.offset * 4)
-    first, size = int(ends[0]), int(ends[-1] - ends[0])
-    if size < 0 or np.logical_or.reduce(ends[1:] < ends[:-1]):
+    return True
+
+
+def _is_surely_utf8(column: Any) -> bool:
+    """Tell whether all bytes are ASCII, or else whether those of some thousand texts are UTF-8."""
+    _, offsets, content = column.buffers()
+    ends = np.frombuffer(offsets or bytes(4), np.int32, len(column) + 1, column.offset * 4)
+    if np.logical_or.reduce(ends[1:] < ends[:-1]):
         return False
-    highest = np.maximum.reduce(np.frombuffer(data or b"", np.uint8, size, first), initial=0)
-    return int(highest) < _FIRST_NOT_ASCII
+    data = np.frombuffer(content or b"", np.int8, int(ends[-1]))
+    firsts = ends[:-1:_TEXTS_TOGETHER]
+    firsts = firsts[: firsts.searchsorted(ends[-1])]  # behind them all texts are empty
+    lowest = np.minimum.reduceat(data, firsts) if len(firsts) else firsts
+    return all(
+        _are_utf8(data, ends[number * _TEXTS_TOGETHER :][: _TEXTS_TOGETHER + 1])
+        for number in np.flatnonzero(lowest < 0)
+    )
+
+
+def _are_utf8(data: np.ndarray[Any, Any], ends: np.ndarray[Any, Any]) -> bool:
+    """Tell whether texts together are UTF-8, and none of them begins within a character."""
+    inside = data[ends[0] : ends[-1]]
+    bounds = pa.py_buffer(np.array([0, len(inside)], np.int32))
+    try:
+        pa.Array.from_buffers(pa.string(), 1, [None, bounds, pa.py_buffer(inside)]).validate(
+            full=True
+        )
+    except pa.ArrowInvalid:
+        return False
+    begins = data.take(ends[: ends.searchsorted(ends[-1])])
+    return int(np.minimum.reduce(begins, initial=0)) > _LAST_FOLLOWING
 
 
 def _text(kind: Primitive | Enumeration, column: Any) -> Any:

@@ -1,13 +1,17 @@
 """Record batches to the bytes of a container file, column by column.
 
-The path of a batch: cut or joined to 4,096 rows, normalised (`values`), encoded (`cells`), cut into
-blocks by rows alone, and, in a thread of its own if there is one, compressed and passed on
-(`blocks`). The same rows give the same bytes, however the source batched them.
+The path of a batch: cut or joined to 4,096 rows (or twice as many), columns of one type put together
+(`stacks`), normalised (`values`), encoded (`cells`), cut into blocks by rows alone, and, in a thread
+of its own if there is one, compressed and passed on (`blocks`). The same rows give the same bytes,
+however the source batched them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import Executor
+from contextlib import suppress
+from itertools import chain
 from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
@@ -20,8 +24,8 @@ from mxdeliver.edge.avro.batches import Chunks
 from mxdeliver.edge.avro.blocks import BlockWriter
 from mxdeliver.edge.avro.check import Segment
 from mxdeliver.edge.avro.refusal import Refused
-from mxdeliver.edge.avro.scatter import Memory, join
-from mxdeliver.edge.avro.schemas import record_type
+from mxdeliver.edge.avro.scatter import AnyPart, Memory, join
+from mxdeliver.edge.avro.stacks import Rows, Stack, Stacks
 from mxdeliver.edge.avro.values import normalise
 
 BLOCK_ROWS = 4096
@@ -30,9 +34,9 @@ _BLOCKS_BEHIND = 1
 
 
 class _Encoded(NamedTuple):
-    """Segment of one chunk: normalised, encoded, and where each row ends in the encoded bytes."""
+    """A chunk, encoded, and where each row ends in the encoded bytes."""
 
-    batch: Any
+    rows: Rows
     offsets: Any
     data: memoryview
 
@@ -65,6 +69,7 @@ class ContainerWriter:
         self._chunks = Chunks(BLOCK_ROWS)
         self._encoding = Memory()
         self._open = False
+        self._stacks: Stacks | None = None
         self._rows = 0
         self._segments: list[Segment] = []
         self._room = (BLOCK_ROWS, BLOCK_BYTES)
@@ -110,34 +115,41 @@ class ContainerWriter:
         raise RecordInvalid(f"{self._resource.name}: the columns are not in the schema's order")
 
     def _encode(self, chunk: pa.RecordBatch) -> _Encoded:
-        normalised, parts = [], []
-        for member, column in zip(
-            record_type(self._resource.schema).members, chunk.columns, strict=True
-        ):
+        if self._stacks is None or not self._stacks.schema.equals(chunk.schema):
+            self._stacks = Stacks(self._resource.schema, chunk)
+        # Which column of a stack is refused, and whether any is, shows once each is alone.
+        with suppress(RecordInvalid, pa.ArrowException):
+            return self._encode_stacks(chunk, self._stacks, self._stacks.of(chunk))
+        return self._encode_stacks(chunk, self._stacks, self._stacks.apart(chunk))
+
+    def _encode_stacks(
+        self, chunk: pa.RecordBatch, kinds: Stacks, stacks: Iterable[Stack]
+    ) -> _Encoded:
+        rows = Rows(kinds, chunk)
+        parts: list[list[AnyPart]] = [[]] * len(self._names)
+        for stack in stacks:
+            name = self._names[stack.places[0]]
             try:
-                normalised.append(normalise(member.type, column))
-                parts += cells.parts(member.type, normalised[-1])
+                column = normalise(stack.kind, stack.column)
+                encoded = cells.stacked_parts(stack.kind, column, stack.rows)
             except Refused as error:
-                raise RecordInvalid(
-                    f"{self._resource.name}: column {member.name} {error}"
-                ) from error
+                raise RecordInvalid(f"{self._resource.name}: column {name} {error}") from error
             except pa.ArrowException:  # its text may show values
                 raise RecordInvalid(
-                    f"{self._resource.name}: column {member.name} cannot be encoded"
+                    f"{self._resource.name}: column {name} cannot be encoded"
                 ) from None
+            rows.keep(stack, column)
+            for place, found in zip(stack.places, encoded, strict=True):
+                parts[place] = found
         try:
-            joined = join(parts, chunk.num_rows, self._encoding)
+            joined = join([*chain.from_iterable(parts)], chunk.num_rows, self._encoding)
         except Refused as error:
             raise RecordInvalid(f"{self._resource.name}: a record {error}") from error
-        return _Encoded(
-            pa.RecordBatch.from_arrays(normalised, self._names),
-            joined.offsets,
-            memoryview(joined.data),
-        )
+        return _Encoded(rows, joined.offsets, memoryview(joined.data))
 
     def _add(self, encoded: _Encoded) -> None:
         """Fill the block under way, cutting it wherever it is full; a longer row stands alone."""
-        offsets, start, rows = encoded.offsets, 0, encoded.batch.num_rows
+        offsets, start, rows = encoded.offsets, 0, len(encoded.offsets) - 1
         while start < rows:
             room_rows, room_bytes = self._room
             begin = int(offsets[start])
@@ -148,7 +160,7 @@ class ContainerWriter:
                     self._cut()
                     continue
                 stop = start + 1
-            self._segments.append(Segment(encoded.batch, offsets, encoded.data, start, stop))
+            self._segments.append(Segment(encoded.rows, offsets, encoded.data, start, stop))
             self._room = (room_rows - (stop - start), room_bytes - int(offsets[stop]) + begin)
             start = stop
             if self._room[0] <= 0 or self._room[1] <= 0:
