@@ -72,6 +72,7 @@ class _Serving:
         from mxdeliver.build import build  # noqa: F401, PLC0415
         from mxdeliver.edge.avro import ContainerWriter  # noqa: F401, PLC0415
 
+        gc.freeze()  # as in `cli.run`
         self._wire.send(Ready(version=__version__))
         while True:
             match self._wire.receive():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -123,6 +124,7 @@ def run_chosen(
             wanted=_closed_days(chosen, days or ()),
         ) as site,
     ):
+        gc.freeze()  # what was loaded stays, and need not be looked through for garbage
         report, deliveries = carry_out(configuration, chosen, days, site, stop)
     show_broken(chosen)
     if as_json:

@@ -18,6 +18,7 @@ import pytest
 
 from mxdeliver.core.errors import Internal, SpoolCorrupt, SpoolFull, SpoolIO, SpoolMode
 from mxdeliver.edge.spool import Spool, bundle_file, folders
+from mxdeliver.edge.spool import staging as staging_module
 from mxdeliver.edge.spool.staging import KEPT_FREE
 from tests.support.ledgers import TODAY, bundle, contents, key, line_from, process
 
@@ -480,6 +481,40 @@ def test_a_disk_that_became_read_only_is_an_error_of_the_disk(small_disk):
     subprocess.run(["mount", "-o", "remount,ro", mount], check=True)
     with pytest.raises(SpoolIO), spool.stage(key()):
         pass
+
+
+def test_a_large_file_is_synced_while_it_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(staging_module, "_SYNC_EVERY", 100)
+    spool = Spool(tmp_path)
+    spool.check()
+    with spool.stage(key()) as staging:
+        write(staging, contents(key()))
+        staging.seal(bundle(key()))
+    for artifact in bundle(key()).files:
+        spool.verify(key(), artifact)
+
+
+def test_a_sync_that_fails_while_a_file_is_written_keeps_the_bundle_from_being_sealed(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(staging_module, "_SYNC_EVERY", 100)
+    calls = []
+
+    def fsync(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 1:
+            raise OSError(errno.EIO, "Input/output error")
+        real(descriptor)
+
+    spool = Spool(tmp_path)
+    spool.check()
+    real = os.fsync
+    with spool.stage(key()) as staging:
+        monkeypatch.setattr(os, "fsync", fsync)
+        write(staging, contents(key()))
+        with pytest.raises(SpoolIO, match="Input/output error"):
+            staging.seal(bundle(key()))
+    assert names(tmp_path / "spool") == []
 
 
 # -- system calls ----------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
@@ -25,16 +25,22 @@ KEPT_FREE = 4 << 20
 """Bytes of the disk that are not filled: the ledger beside the spool must be able to say what became
 of this delivery, and of the others that go on meanwhile."""
 
+_SYNC_EVERY = 32 << 20
+"""Bytes after which what was written is synced meanwhile: at the end little is left to wait for."""
 _SYNC_THREADS = 4
 
 
 class SpoolFile:
     """A file of the staging folder, open for writing; `size` counts its bytes."""
 
-    def __init__(self, descriptor: int, name: str) -> None:
+    def __init__(
+        self, descriptor: int, name: str, grown: Callable[[], object] = lambda: None
+    ) -> None:
         self.name = name
         self.size = 0
         self._descriptor = descriptor
+        self._grown = grown
+        self._unsynced = 0
 
     def detach(self) -> None:
         """Take nothing more: the descriptor's number will soon be another file's."""
@@ -48,9 +54,13 @@ class SpoolFile:
             while rest:
                 written = os.write(self._descriptor, rest)
                 self.size += written
+                self._unsynced += written
                 rest = rest[written:]
         except OSError as error:
             raise from_os_error(error, self.name) from error
+        if self._unsynced >= _SYNC_EVERY:
+            self._unsynced = 0
+            self._grown()
 
     def _require_room(self, size: int) -> None:
         disk = os.fstatvfs(self._descriptor)
@@ -83,23 +93,31 @@ class Staging:
         parse_file_name(name)
         with mapped(name):
             descriptor = os.open(name, CREATE, 0o600, dir_fd=self._folder)
-        file = SpoolFile(descriptor, name)
+        early: list[Future[None]] = []
+        file = SpoolFile(
+            descriptor, name, lambda: early.append(self._pool.submit(self._sync, descriptor, name))
+        )
         try:
             yield file
         except BaseException:
-            os.close(descriptor)
+            self._pool.submit(self._sync_and_close, descriptor, name, early)
             raise
         finally:
             file.detach()
         self._sizes[name] = file.size
-        self._syncs.append(self._pool.submit(self._sync, descriptor, name))
+        self._syncs.append(self._pool.submit(self._sync_and_close, descriptor, name, early))
 
     def _sync(self, descriptor: int, name: str) -> None:
+        if not self._abandoned:
+            # After a failed fsync the kernel may have dropped the pages: no second try.
+            with mapped(name):
+                os.fsync(descriptor)
+
+    def _sync_and_close(self, descriptor: int, name: str, early: Sequence[Future[None]]) -> None:
         try:
-            if not self._abandoned:
-                # After a failed fsync the kernel may have dropped the pages: no second try.
-                with mapped(name):
-                    os.fsync(descriptor)
+            for sync in early:
+                sync.result()
+            self._sync(descriptor, name)
         finally:
             os.close(descriptor)
 
