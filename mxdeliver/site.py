@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -16,6 +17,7 @@ from mxdeliver.core.model import (
     Bundle,
     Client,
     DeliveryKey,
+    DeliveryState,
     Outcome,
     Resource,
     SourceSettings,
@@ -27,6 +29,8 @@ from mxdeliver.edge.spool import Spool
 
 if TYPE_CHECKING:
     from mxdeliver.edge.sources import Source
+
+_UNFINISHED = tuple(state for state in DeliveryState if state is not DeliveryState.DELIVERED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +54,12 @@ class Site:
         settings = self.source_settings[client.source]
         return binding.version(client, self.resources, settings, self.ledger.secret_key)
 
-    def expect(self, clients: int) -> None:
-        """Make ready to build for so many clients, with builders where they are worth their start."""
+    def expect(self, keys: Collection[DeliveryKey]) -> None:
+        """Start builders where they are worth it, by how many clients have days to be built of these."""
         if self.builders is not None:
-            self.builders.start(clients)
-        if clients and not self.builds_side_by_side:
-            import mxdeliver.build  # noqa: F401, PLC0415 - imports pyarrow, which builders have
+            known = self.ledger.deliveries(states=_UNFINISHED)
+            to_build = [one.key for one in known if one.key in keys and not one.sealed]
+            self.builders.start(len({key.client_guid for key in to_build}))
 
     @property
     def builds_side_by_side(self) -> int:
@@ -89,18 +93,19 @@ class Site:
             bundle = self.builders.build(work, lock, log, stop)
             if bundle is not None:
                 return bundle
-        from mxdeliver.build import build  # noqa: PLC0415 - see `expect`
+        with nullcontext() if self.builders is None else self.builders.here(stop):
+            from mxdeliver.build import build  # noqa: PLC0415 - imports pyarrow, which builders have
 
-        return build(
-            key,
-            client,
-            resources=resources,
-            source=self.source(client.source),
-            certificate=certificate,
-            spool=self.spool,
-            log=log,
-            stop=stop,
-        )
+            return build(
+                key,
+                client,
+                resources=resources,
+                source=self.source(client.source),
+                certificate=certificate,
+                spool=self.spool,
+                log=log,
+                stop=stop,
+            )
 
     def log(self, key: DeliveryKey, **fields: Any) -> Log:
         """Give a log whose lines are about this delivery."""

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from threading import Event
+from threading import Event, Lock
 
 import pytest
 
+import mxdeliver.build
 from mxdeliver import binding
-from mxdeliver.builders import Builders, Work
+from mxdeliver.builders import Builders, Work, wire
 from mxdeliver.builders.wire import portable
 from mxdeliver.cli import wiring
 from mxdeliver.core.calendar import SnapshotDate
@@ -78,7 +80,7 @@ def bench(tmp_path, server):
 
 @contextmanager
 def two_builders():
-    with Builders(2, os.environ) as builders:
+    with Builders(2, os.environ, places=2) as builders:
         builders.start(2)
         yield builders
     assert builders_of(os.getpid()) == []
@@ -86,7 +88,7 @@ def two_builders():
 
 @pytest.mark.parametrize(("most", "clients", "count"), [(2, 9, 2), (4, 3, 3), (1, 9, 0), (4, 1, 0)])
 def test_there_are_as_many_as_have_work_and_none_where_one_would_be_alone(most, clients, count):
-    with Builders(most, os.environ) as builders:
+    with Builders(most, os.environ, places=2) as builders:
         assert builders.count == 0
         builders.start(clients)
         builders.start(clients)
@@ -189,10 +191,62 @@ def test_one_that_is_killed_says_how_and_leaves_nothing(bench):
 
 def test_where_no_process_can_be_started_nobody_builds(bench, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
-    with Builders(2, os.environ) as builders:
+    with Builders(2, os.environ, places=2) as builders:
         builders.start(2)
         assert builders.count == 0
         assert bench.build(builders) is None
+
+
+def test_without_builders_no_more_days_are_built_at_once_than_there_are_places():
+    inside, most, lock = [], [], Lock()
+
+    def build(builders):
+        with builders.here(lambda: False):
+            with lock:
+                inside.append(1)
+                most.append(len(inside))
+            time.sleep(0.05)
+            with lock:
+                inside.pop()
+
+    with Builders(2, os.environ, places=2) as builders, ThreadPoolExecutor(6) as pool:
+        list(pool.map(build, [builders] * 6))
+    assert max(most) == 2
+
+
+def test_who_waits_to_build_here_hears_of_a_stop():
+    with (
+        Builders(2, os.environ, places=1) as builders,
+        builders.here(lambda: False),
+        pytest.raises(StopRequested),
+        builders.here(lambda: True),
+    ):
+        pass
+
+
+def test_old_and_new_files_of_the_program_are_never_loaded_together(monkeypatch):
+    monkeypatch.delitem(sys.modules, "mxdeliver.build", raising=False)
+    with Builders(2, os.environ, places=1) as builders:
+        with builders.here(lambda: False):
+            pass
+        monkeypatch.setattr(wire, "PROGRAM_FILES", "those before")
+        with pytest.raises(BuilderDied, match="files were replaced"), builders.here(lambda: False):
+            pass
+        monkeypatch.setitem(sys.modules, "mxdeliver.build", mxdeliver.build)
+        with builders.here(lambda: False):
+            pass
+
+
+def test_a_builder_that_a_signal_without_a_name_ends_is_told_by_its_number(bench):
+    endless = replace(bench.work.source, queries={"users": {"CREATED": ENDLESS}})
+
+    def stop():
+        for process in builders_of(os.getpid()) if at_work(bench.deployment) else ():
+            os.kill(process, signal.SIGRTMIN + 6)
+        return False
+
+    with two_builders() as builders, pytest.raises(BuilderDied, match="ended, by signal 40"):
+        bench.build(builders, source=endless, stop=stop)
 
 
 def test_who_waits_for_a_builder_hears_of_a_stop(bench):

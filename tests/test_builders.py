@@ -411,8 +411,11 @@ os.fsync = fsync
 
 @pytest.mark.parametrize(
     "code",
-    ["import os; os._exit(3)", "import mxdeliver; mxdeliver.__version__ = 'another'"],
-    ids=["ends at once", "of another version"],
+    [
+        "import os; os._exit(3)",
+        "from mxdeliver.builders import wire; wire.PROGRAM_FILES = 'others'",
+    ],
+    ids=["ends at once", "runs other files"],
 )
 def test_where_no_builder_comes_up_the_program_builds_by_itself(deployment, two, tmp_path, code):
     environment = in_each_builder(tmp_path, code)

@@ -9,10 +9,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Self
 
-from mxdeliver import __version__
-from mxdeliver.builders.wire import Built, Event, Failed, Gone, Ready, Stop, Wire, Work
+from mxdeliver.builders.wire import (
+    PROGRAM_FILES,
+    Built,
+    Event,
+    Failed,
+    Gone,
+    Ready,
+    Stop,
+    Wire,
+    Work,
+)
 from mxdeliver.core.errors import BuilderDied, StopRequested
 from mxdeliver.core.log import Log
 from mxdeliver.core.model import Bundle
@@ -97,8 +107,7 @@ class Builder:
             message, _ = self._wire.receive()
         except Gone as error:
             raise NotStarted from error
-        # The program's files may have been replaced since it was started.
-        if message != Ready(version=__version__):
+        if message != Ready(files=PROGRAM_FILES):
             raise NotStarted
         self.is_ready = True
 
@@ -126,7 +135,11 @@ class Builder:
             status = self._process.wait(GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             return "or says nothing any more"
-        return f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+        if status >= 0:
+            return f"with status {status}"
+        with suppress(ValueError):  # real-time signals have no names
+            return f"by {signal.Signals(-status).name}"
+        return f"by signal {-status}"
 
     def end(self) -> None:
         """End the process, whatever it is at; it is gone when this returns."""

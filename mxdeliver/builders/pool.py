@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from threading import Condition
+from contextlib import contextmanager, suppress
+from threading import Condition, Semaphore
 from typing import Self
 
 from mxdeliver.builders.builder import Builder, NotStarted
-from mxdeliver.builders.wire import Work
-from mxdeliver.core.errors import MxdeliverError, StopRequested
+from mxdeliver.builders.wire import Work, are_replaced
+from mxdeliver.core.errors import BuilderDied, MxdeliverError, StopRequested
 from mxdeliver.core.log import Log
 from mxdeliver.core.model import Bundle
 
@@ -19,10 +20,14 @@ _LOOK_SECONDS = 0.2
 
 
 class Builders:
-    """Up to `most` processes that build, with `environment`; none before `start`, nor after a `with`."""
+    """Up to `most` processes that build, with `environment`; none before `start`, nor after a `with`.
 
-    def __init__(self, most: int, environment: Mapping[str, str]) -> None:
+    Where they are not to be had, up to `places` days are built `here`, in the program's process.
+    """
+
+    def __init__(self, most: int, environment: Mapping[str, str], *, places: int) -> None:
         self._most = most
+        self._here = Semaphore(places)
         self._environment = environment
         self._all: set[Builder] = set()
         self._idle: deque[Builder] = deque()
@@ -49,7 +54,7 @@ class Builders:
         Where the system lets no process start there are fewer, or none.
         """
         wanted = min(self._most, clients)
-        with self._changed, suppress(OSError):
+        with self._changed, suppress(OSError, RuntimeError):  # no process, or no thread
             while wanted > 1 and self.count < wanted:
                 self._add()
 
@@ -73,6 +78,26 @@ class Builders:
                     with suppress(MxdeliverError):
                         work.spool.sweep()  # what it has not sealed
         return None
+
+    @contextmanager
+    def here(self, stop: Callable[[], bool]) -> Iterator[None]:
+        """Wait until one more day may be built in this process; StopRequested.
+
+        BuilderDied where what builds is not loaded yet and the program's files were replaced: old and
+        new ones would not fit together.
+        """
+        while not self._here.acquire(timeout=_LOOK_SECONDS):
+            if stop():
+                raise StopRequested("stopped before the day was built; nothing was sealed")
+        try:
+            if "mxdeliver.build" not in sys.modules and are_replaced():
+                raise BuilderDied(
+                    "no process to build in can be had from this program, whose files were replaced "
+                    "since it was started: start it again"
+                )
+            yield
+        finally:
+            self._here.release()
 
     def _free(self, stop: Callable[[], bool]) -> Builder | None:
         while self._all:
@@ -98,7 +123,7 @@ class Builders:
         But not of one that never was ready: the next would not be, either.
         """
         builder.end()
-        with self._changed, suppress(OSError):
+        with self._changed, suppress(OSError, RuntimeError):  # no process, or no thread
             self._all.remove(builder)
             if builder.is_ready:
                 self._add()

@@ -14,8 +14,8 @@ import socket
 import sys
 from typing import TYPE_CHECKING
 
-from mxdeliver import __version__
 from mxdeliver.builders.wire import (
+    PROGRAM_FILES,
     Built,
     Event,
     Failed,
@@ -53,7 +53,7 @@ def main(program: int, descriptor: int) -> None:
         _Serving(program, Wire(connection)).serve()
     except Gone:
         pass
-    except Exception as error:  # noqa: BLE001 - a traceback may show what must not be shown
+    except BaseException as error:  # noqa: BLE001 - a traceback may show what must not be shown
         sys.stderr.write(f"mxdeliver: a process that builds: {Internal.of(error)}\n")
         status = 70
     os._exit(status)  # nobody waits for libraries to be unloaded
@@ -73,13 +73,15 @@ class _Serving:
         from mxdeliver.edge.avro import ContainerWriter  # noqa: F401, PLC0415
 
         gc.freeze()  # as in `cli.run`
-        self._wire.send(Ready(version=__version__))
+        self._wire.send(Ready(files=PROGRAM_FILES))
         while True:
             match self._wire.receive():
                 case Work() as work, [lock]:
                     self._wire.send(self._answer(work, lock))
                 case Stop(), _:
                     pass  # the day was through already
+                case _:
+                    raise Gone  # such as a day whose lock did not arrive
 
     def _answer(self, work: Work, lock: int) -> Built | Failed:
         self._is_stopped = False
@@ -87,7 +89,7 @@ class _Serving:
             return Built(bundle=self._build(work))
         except MxdeliverError as error:
             return Failed(error=portable(error))
-        except Exception as error:  # noqa: BLE001 - a bug stays with its client
+        except BaseException as error:  # noqa: BLE001 - a bug stays with its client
             return Failed(error=Internal.of(error))
         finally:
             os.close(lock)

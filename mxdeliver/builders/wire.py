@@ -1,6 +1,6 @@
 """What the program and a builder say to each other, over a socket that nobody else has.
 
-Both ends are of one version, which is looked at first, and of one user, and nothing listens anywhere:
+Both ends run the same files, which is looked at first, and are of one user, and nothing listens anywhere:
 messages are pickled. A message is its length and its pickle; the day's lock travels beside the length (SCM_RIGHTS).
 """
 
@@ -12,6 +12,8 @@ import socket
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from mxdeliver.core.errors import Internal, MxdeliverError
@@ -24,11 +26,28 @@ if TYPE_CHECKING:
 _LENGTH = struct.Struct("!Q")
 
 
+def _program_files() -> str:
+    """Tell the package's files from those that may take their place: by name, size and time."""
+    root = Path(__file__).parents[1]
+    found = ((str(path.relative_to(root)), path.stat()) for path in sorted(root.rglob("*.py")))
+    text = "".join(f"{name} {status.st_size} {status.st_mtime_ns}\n" for name, status in found)
+    return sha256(text.encode()).hexdigest()
+
+
+PROGRAM_FILES = _program_files()
+"""Of the files when this process has loaded them, or soon after."""
+
+
+def are_replaced() -> bool:
+    """Tell whether the program's files are others by now than those that this process runs."""
+    return _program_files() != PROGRAM_FILES
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """The builder has started, and has all that it needs; of which version it is."""
+    """The builder has started, and has all that it needs, from these `files` (PROGRAM_FILES)."""
 
-    version: str
+    files: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

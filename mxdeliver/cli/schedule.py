@@ -53,6 +53,9 @@ def command(config_path: Path, wake_every: float) -> int:
     stop = Event()
     process.stop_on_signals(stop)
     wiring.load(config_path)
+    # Whatever takes the place of the program's files meanwhile, this one can go on.
+    import mxdeliver.build  # noqa: F401, PLC0415 - see cli
+
     every = timedelta(seconds=wake_every)
     Alarm(Daemon(config_path, stop, every=every).wake, stop, every=every).keep()
     return 0

@@ -164,7 +164,9 @@ def open_site(
         ledger, spool = stack.enter_context(open_ledger(configuration, clock(), stop=stop.is_set))
         builders = stack.enter_context(
             Builders(
-                min(configuration.workers, cores()), without_secrets(configuration, os.environ)
+                min(configuration.workers, cores()),
+                without_secrets(configuration, os.environ),
+                places=configuration.workers,
             )
         )
         if wanted:
@@ -172,7 +174,10 @@ def open_site(
             # They start while this process loads its own libraries.
             waiting = ledger.deliveries(states=(DeliveryState.WAITING,))
             builders.start(
-                len({one.key.client_guid for one in waiting} & {one.guid for one, _ in wanted})
+                len(
+                    {one.key.client_guid for one in waiting if not one.sealed}
+                    & {one.guid for one, _ in wanted}
+                )
             )
         from mxdeliver.site import Site  # noqa: PLC0415 - imports paramiko
 

@@ -494,7 +494,7 @@ class Internal(Fatal):
     remedy = "Report a bug with the message; then `mxdeliver resume`."
 
     @classmethod
-    def of(cls, error: Exception) -> Self:
+    def of(cls, error: BaseException) -> Self:
         """Name a bug by its place; an exception's own text may hold a record's value."""
         frames = extract_tb(error.__traceback__)
         place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""

@@ -144,7 +144,9 @@ class Run:
                 self._chosen[key] = None
         for queue in queues.values():
             self._put(queue, time.monotonic())
-        self._site.expect(len(self._waiting) + len(self._under_way))
+        if queues:
+            under_way = (*(entry[2] for entry in self._waiting), *self._under_way.values())
+            self._site.expect([key for queue in under_way for key in queue.keys])
 
     @property
     def _side_by_side(self) -> int:
