@@ -409,6 +409,20 @@ os.fsync = fsync
 # -- where none can be had -------------------------------------------------------------------------
 
 
+def test_no_builder_is_started_where_nothing_is_to_be_built(deployment, two, tmp_path):
+    started = tmp_path / "started"
+    environment = in_each_builder(tmp_path, f"open({str(started)!r}, 'a').write('x')")
+    for party in two:
+        party.entry["sftp"]["port"] = 1
+    states = []
+    for _ in range(2):
+        status, deliveries, errors = ended(start(deployment, environment=environment))
+        assert status == 75, errors
+        states.append({(row["state"], row["error_code"]) for row in deliveries})
+        assert started.read_text() == "xx"
+    assert states == [{("waiting", "CONNECT_REFUSED")}] * 2
+
+
 @pytest.mark.parametrize(
     "code",
     [
