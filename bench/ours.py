@@ -13,7 +13,7 @@ imports and reading. All tell the time as JSON in their last line.
 # ruff: noqa: E402 - as in the command, libraries are loaded after `settle`
 from __future__ import annotations
 
-from mxdeliver.__main__ import settle
+from mxdeliver.interpreter import settle
 
 settle()
 

@@ -25,6 +25,7 @@ The package in reading order:
       journal      delivery log lines
       kernel       what a process asks of the kernel before it touches keys, secrets and records
     core         model, errors, naming, manifest, calendar, retry, secret, streams: no I/O, no clock
+    interpreter  how a process sets up Python and its libraries, before they are loaded
     demo         sample warehouse, keys, and a loopback server
 """
 

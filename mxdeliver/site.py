@@ -55,11 +55,10 @@ class Site:
         return binding.version(client, self.resources, settings, self.ledger.secret_key)
 
     def expect(self, keys: Collection[DeliveryKey]) -> None:
-        """Start builders where they are worth it, by how many clients have days to be built of these."""
+        """Start builders for these deliveries, a set, where they are worth it."""
         if self.builders is not None:
-            known = self.ledger.deliveries(states=_UNFINISHED)
-            to_build = [one.key for one in known if one.key in keys and not one.sealed]
-            self.builders.start(len({key.client_guid for key in to_build}))
+            unfinished = self.ledger.deliveries(states=_UNFINISHED)
+            self.builders.expect(one for one in unfinished if one.key in keys)
 
     @property
     def builds_side_by_side(self) -> int:

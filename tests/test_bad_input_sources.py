@@ -191,13 +191,20 @@ def mounted(path, size):
         subprocess.run(["umount", path], check=True)
 
 
-def test_a_full_disk_under_the_spool_is_waited_for_and_nothing_is_half_done(tmp_path):
-    with OpenSSHServer(tmp_path) as server, mounted(tmp_path / "state", "4300k"):
-        deployment = small_deployment(tmp_path, server)
-        deployment.document["schedule"] = {"workers": 1}
+@contextmanager
+def with_too_little_room(folder, *, workers):
+    """Give a deployment, a client whose day has room on its disk, and one whose day has not."""
+    with OpenSSHServer(folder) as server, mounted(folder / "state", "4300k"):
+        deployment = small_deployment(folder, server)
+        deployment.document["schedule"] = {"workers": workers}
         small = add_client(deployment, "small", resources=["tags"])
         large = add_client(deployment, "large")
         fill(deployment, rows=6_000)
+        yield deployment, small, large
+
+
+def test_a_full_disk_under_the_spool_is_waited_for_and_nothing_is_half_done(tmp_path):
+    with with_too_little_room(tmp_path, workers=1) as (deployment, small, large):
         outcome = run_day(deployment)
         assert outcome.status == 75
         row = outcome.row(large)
@@ -217,12 +224,7 @@ def test_a_full_disk_under_the_spool_is_waited_for_and_nothing_is_half_done(tmp_
 
 
 def test_a_delivery_that_fills_the_disk_takes_no_other_ones_record(tmp_path):
-    with OpenSSHServer(tmp_path) as server, mounted(tmp_path / "state", "4300k"):
-        deployment = small_deployment(tmp_path, server)
-        deployment.document["schedule"] = {"workers": 2}
-        small = add_client(deployment, "small", resources=["tags"])
-        large = add_client(deployment, "large")
-        fill(deployment, rows=6_000)
+    with with_too_little_room(tmp_path, workers=2) as (deployment, small, large):
         outcome = run_day(deployment)
         assert outcome.row(large)["error_code"] == "SPOOL_FULL"
         # Whoever comes too late for the spool waits; whoever was built is delivered and known to be.

@@ -14,6 +14,7 @@ TREES = {file: ast.parse(file.read_text(encoding="utf-8")) for file in FILES}
 
 LAYERS = {
     "core": 0,
+    "interpreter": 0,
     "edge": 1,
     "binding": 2,
     "build": 2,

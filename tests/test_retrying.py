@@ -95,11 +95,11 @@ def test_forty_clients_of_a_server_that_refuses_wait_together_and_are_delivered_
     begun = events(deployment, "delivery.started")
     assert LIMIT <= len(begun) <= AT_ONCE * 3, "as many as have places at once, and no more"
     tried = {line["client_guid"] for line in begun}
-    untried = [party for party in parties if party.guid not in tried]
-    # Who was put off behind the build has begun, and not connected.
-    assert {party.guid for party in untried} <= {
+    assert {guid for guid in (one.guid for one in parties) if guid not in tried} == {
         row["client_guid"] for row in rows if row["attempts"] == 0
     }
+    assert LIMIT <= len(met(deployment)) <= WORKERS * 3, "no more have connected than before"
+    untried = [party for party in parties if party.guid not in tried]
     assert len(untried) >= CLIENTS - AT_ONCE
     assert_put_off_and_said_so(deployment, untried)
     with server:
@@ -168,6 +168,12 @@ def test_the_daemon_remembers_from_one_wake_up_to_the_next_that_a_server_is_dead
         if process.poll() is None:
             kill(process)
     assert process.returncode == 0
+
+
+def met(deployment):
+    return [
+        one for one in events(deployment, "delivery.retrying") if "not tried" not in one["message"]
+    ]
 
 
 def put_off(deployment):
@@ -283,5 +289,6 @@ def test_a_black_hole_costs_one_clients_time_and_nothing_of_another_servers_clie
     assert {(row["state"], row["error_code"]) for row in dead} == {("waiting", "CONNECT_TIMEOUT")}
     # A connect takes 15 seconds: without the breaker ten would follow each other at each place.
     assert len(events(swallowed, "delivery.started")) <= 1 + AT_ONCE + LIMIT - 1
+    assert len(met(swallowed)) <= WORKERS + LIMIT - 1
     assert len(put_off(swallowed)) >= CLIENTS - WORKERS - LIMIT + 1
     assert_log_is_valid(swallowed)

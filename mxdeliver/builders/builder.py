@@ -41,7 +41,7 @@ _START = (
 
 
 class NotStarted(Exception):
-    """The process has not come up, or is of another version of the program; it has begun nothing."""
+    """The process has not come up, or runs other files than the program; it has begun nothing."""
 
 
 class Builder:
@@ -84,8 +84,8 @@ class Builder:
     def build(self, work: Work, lock: int, log: Log, stop: Callable[[], bool]) -> Bundle:
         """Have a day built and sealed: see `build.build`.
 
-        Raises BuilderDied where the process ends, NotStarted where it does before it is ready. `lock`
-        is the day's: as long as the process is at it, it holds that open file, too.
+        Raises BuilderDied where the process ends, NotStarted where it was not ready by then. `lock` is
+        the day's: as long as the process is at it, it holds that open file, too.
         """
         self._is_busy = True
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from threading import Condition, Semaphore
@@ -14,7 +14,7 @@ from mxdeliver.builders.builder import Builder, NotStarted
 from mxdeliver.builders.wire import Work, are_replaced
 from mxdeliver.core.errors import BuilderDied, MxdeliverError, StopRequested
 from mxdeliver.core.log import Log
-from mxdeliver.core.model import Bundle
+from mxdeliver.core.model import Bundle, Delivery
 
 _LOOK_SECONDS = 0.2
 
@@ -47,6 +47,10 @@ class Builders:
     def count(self) -> int:
         """How many there are."""
         return len(self._all)
+
+    def expect(self, deliveries: Iterable[Delivery]) -> None:
+        """Start as many as the clients need whose days among these are not sealed yet."""
+        self.start(len({one.key.client_guid for one in deliveries if not one.sealed}))
 
     def start(self, clients: int) -> None:
         """See to it that there are enough for so many clients, and none where one would be alone.

@@ -28,13 +28,11 @@ from mxdeliver.builders.wire import (
 )
 from mxdeliver.core.errors import Internal, MxdeliverError
 from mxdeliver.edge import kernel
+from mxdeliver.interpreter import settle
 
 if TYPE_CHECKING:
     from mxdeliver.core.model import Bundle, SourceSettings
     from mxdeliver.edge.sources import Source
-
-_OBJECTS_BETWEEN_COLLECTIONS = 100_000
-"""As in `mxdeliver.__main__`."""
 
 
 def main(program: int, descriptor: int) -> None:
@@ -45,7 +43,7 @@ def main(program: int, descriptor: int) -> None:
         return
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTTOU):
         signal.signal(number, signal.SIG_IGN)
-    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+    settle()
     connection = socket.socket(fileno=descriptor)
     connection.set_inheritable(False)
     status = 0
@@ -68,9 +66,8 @@ class _Serving:
 
     def serve(self) -> None:
         """Build one day after the other; Gone when the program is."""
-        # Takes its time, while the program looks at what there is to do.
-        from mxdeliver.build import build  # noqa: F401, PLC0415
-        from mxdeliver.edge.avro import ContainerWriter  # noqa: F401, PLC0415
+        # All that building loads, while the program looks at what there is to do.
+        import mxdeliver.build  # noqa: F401, PLC0415 - hardened first, see `main`
 
         gc.freeze()  # as in `cli.run`
         self._wire.send(Ready(files=PROGRAM_FILES))
@@ -95,7 +92,7 @@ class _Serving:
             os.close(lock)
 
     def _build(self, work: Work) -> Bundle:
-        from mxdeliver.build import build  # noqa: PLC0415 - see `serve`
+        from mxdeliver.build import build  # noqa: PLC0415 - hardened first, see `main`
 
         return build(
             work.key,
@@ -110,7 +107,7 @@ class _Serving:
 
     def _source(self, settings: SourceSettings) -> Source:
         """Give the source of the day before, where its settings are the same."""
-        from mxdeliver.edge.sources import open_source  # noqa: PLC0415 - see `serve`
+        from mxdeliver.edge.sources import open_source  # noqa: PLC0415 - hardened first, see `main`
 
         known = self._sources.get(settings.name)
         if known is None or known[0] != settings:

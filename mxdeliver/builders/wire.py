@@ -1,7 +1,8 @@
 """What the program and a builder say to each other, over a socket that nobody else has.
 
-Both ends run the same files, which is looked at first, and are of one user, and nothing listens anywhere:
-messages are pickled. A message is its length and its pickle; the day's lock travels beside the length (SCM_RIGHTS).
+Both ends run the same files, which is looked at first, and are of one user, and nothing listens
+anywhere: messages are pickled. A message is its length and its pickle; the day's lock travels beside
+the length (SCM_RIGHTS).
 """
 
 from __future__ import annotations

@@ -172,12 +172,11 @@ def open_site(
         if wanted:
             ledger.ask_for(wanted, now=clock())
             # They start while this process loads its own libraries.
-            waiting = ledger.deliveries(states=(DeliveryState.WAITING,))
-            builders.start(
-                len(
-                    {one.key.client_guid for one in waiting if not one.sealed}
-                    & {one.guid for one, _ in wanted}
-                )
+            days = {(client.guid, day) for client, day in wanted}
+            builders.expect(
+                one
+                for one in ledger.deliveries(states=(DeliveryState.WAITING,))
+                if (one.key.client_guid, one.key.snapshot_date) in days
             )
         from mxdeliver.site import Site  # noqa: PLC0415 - imports paramiko
 

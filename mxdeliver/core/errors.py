@@ -230,7 +230,7 @@ class AvroVerify(Fatal):
 
 
 class BuilderDied(Transient):
-    """A process that builds ended in the middle of a day: it was killed, for its memory or by hand, or it crashed."""
+    """A process that builds ended in the middle of a day: killed, for its memory or by hand, or crashed."""
 
     code = "BUILDER_DIED"
     remedy = (
@@ -389,9 +389,9 @@ class SpoolCorrupt(Fatal):
 
     code = "SPOOL_CORRUPT"
     remedy = (
-        "Nothing damaged appeared under its name. If the client has nothing of this day, `mxdeliver resend "
-        "--rebuild` makes a new revision; if they have it whole, `mxdeliver adopt` writes that "
-        "down. Look at the disk."
+        "Nothing damaged appeared under its name. If the client has nothing of this day, "
+        "`mxdeliver resend --rebuild` makes a new revision; if they have it whole, "
+        "`mxdeliver adopt` writes that down. Look at the disk."
     )
 
 

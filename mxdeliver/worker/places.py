@@ -146,7 +146,7 @@ class Run:
             self._put(queue, time.monotonic())
         if queues:
             under_way = (*(entry[2] for entry in self._waiting), *self._under_way.values())
-            self._site.expect([key for queue in under_way for key in queue.keys])
+            self._site.expect({key for queue in under_way for key in queue.keys})
 
     @property
     def _side_by_side(self) -> int:

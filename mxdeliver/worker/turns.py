@@ -190,12 +190,12 @@ class Turns:
             result = self._outside(error, queue)
         except Exception as error:  # noqa: BLE001 - a bug stays with its client
             result = self._outside(Internal.of(error), queue)
+        queue.attempts += 1
         if queue.is_put_off:
             self._breaker.untold(host, client.guid)
             queue.is_put_off = result.outcome is Outcome.RETRY
-            return result
-        self._tell_breaker(client, result.error)
-        queue.attempts += 1
+        else:
+            self._tell_breaker(client, result.error)
         return result
 
     @contextmanager

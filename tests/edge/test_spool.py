@@ -13,6 +13,7 @@ import threading
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Semaphore
 
 import pytest
 
@@ -484,14 +485,24 @@ def test_a_disk_that_became_read_only_is_an_error_of_the_disk(small_disk):
 
 
 def test_a_large_file_is_synced_while_it_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(staging_module, "_SYNC_EVERY", 100)
+    monkeypatch.setattr(staging_module, "_SYNC_EVERY", 1000)
     spool = Spool(tmp_path)
     spool.check()
+    synced, real = Semaphore(0), os.fsync
+
+    def fsync(descriptor):
+        real(descriptor)
+        synced.release()
+
     with spool.stage(key()) as staging:
-        write(staging, contents(key()))
-        staging.seal(bundle(key()))
-    for artifact in bundle(key()).files:
-        spool.verify(key(), artifact)
+        monkeypatch.setattr(os, "fsync", fsync)
+        with staging.create(bundle(key()).files[0].name) as file:
+            file.write(bytes(999))
+            assert not synced.acquire(timeout=0.1)
+            file.write(bytes(1))
+            assert synced.acquire(timeout=10)
+            file.write(bytes(1500))
+            assert synced.acquire(timeout=10)
 
 
 def test_a_sync_that_fails_while_a_file_is_written_keeps_the_bundle_from_being_sealed(
