@@ -201,9 +201,9 @@ def _is_in_doubt(key: DeliveryKey, site: Site) -> bool:
 
 def _known_bundle(key: DeliveryKey, site: Site) -> Bundle | None:
     """Give the bundle that was sealed by an attempt of which the ledger knows."""
-    if (bundle := site.ledger.bundle(key)) is not None:
-        return bundle
     delivery = site.ledger.get(key)
+    if delivery is not None and delivery.sealed:
+        return site.ledger.bundle(key)
     begun = 0 if delivery is None else delivery.attempts
     # After a crash just behind the seal the spool alone has it.
     own = begun > 0 and site.ledger.may_have_sealed(key, before=begun + 1)

@@ -8,12 +8,13 @@ way at once would both be refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from threading import Lock
-from typing import Self, TypeAlias
+from typing import TypeAlias
 
 from mxdeliver import binding
 from mxdeliver.core.errors import (
@@ -47,7 +48,8 @@ class Refusal:
 
 
 _Secrets: TypeAlias = tuple[str | None, ...]
-_Login: TypeAlias = tuple[tuple[str, int, str], _Secrets]
+_Key: TypeAlias = tuple[str, int, str]
+_Login: TypeAlias = tuple[_Key, _Secrets]
 
 
 @dataclass(slots=True)
@@ -57,7 +59,6 @@ class Learnt:
     Attempts that are under way keep their turn, and what they meet counts for those that come.
     """
 
-    remembered: dict[str, _Past] = field(default_factory=dict)
     met: dict[_Login, Refusal] = field(default_factory=dict)
     went_well: set[_Login] = field(default_factory=set)
     turns: dict[_Login, Lock] = field(default_factory=dict)
@@ -75,9 +76,10 @@ class Logins:
         context: Callable[[Client], str],
         learnt: Learnt,
     ) -> None:
-        self._accounts: dict[tuple[str, int, str], list[Client]] = {}
+        self._accounts: dict[_Key, _Account] = {}
         for client in clients:
-            self._accounts.setdefault(_account(client), []).append(client)
+            self._accounts.setdefault(_key(client), _Account()).add(client)
+        self._asking = Lock()
         self._ledger = ledger
         self._context = context
         self._learnt = learnt
@@ -90,25 +92,23 @@ class Logins:
         """
         if self._learnt.met and (met := self._learnt.met.get(self._login(client))) is not None:
             return met
-        account = self._accounts[_account(client)]
-        if not any(self._past(other).refused for other in account):
+        parked = self._parked(client)
+        if not parked:
             return None
         secrets = self._secrets(client)
+        account = self._accounts[_key(client)].clients
         sharing = [one for one in account if one is client or self._secrets(one) == secrets]
         refused = [
             delivery
             for one in sharing
-            for delivery in self._past(one).refused
+            for delivery in parked.get(one.guid, ())
             if not is_changed(delivery.fingerprint, self._context(one), delivery.error_code)
         ]
         if not refused:
             return None
         latest = max(refused, key=_changed_at)
-        lifted = [self._past(one).delivered_at for one in sharing]
-        for one in sharing:
-            history = self._ledger.history(client_guid=one.guid)
-            lifted += [entry.at for entry in history if entry.what == "resume"]
-        if any(at is not None and at >= _changed_at(latest) for at in lifted):
+        lifted_at = self._ledger.lifted_at([one.guid for one in sharing])
+        if lifted_at is not None and lifted_at >= _changed_at(latest):
             return None
         return Refusal(code=latest.error_code or "", text=latest.error or "")
 
@@ -134,8 +134,8 @@ class Logins:
 
         try:
             if waits:  # another may have met something meanwhile
-                for other in self._accounts[_account(client)]:
-                    self._learnt.remembered.pop(other.guid, None)
+                with self._asking:
+                    self._accounts[_key(client)].forget()
             if (refusal := self.refusal(client)) is not None:
                 raise refusal.as_error()
             yield went_well
@@ -171,21 +171,27 @@ class Logins:
 
     def forget(self, client: Client | None = None) -> None:
         """Ask the ledger anew about the client, or about everyone."""
-        if client is None:
-            self._learnt.remembered.clear()
-        else:
-            self._learnt.remembered.pop(client.guid, None)
+        with self._asking:
+            if client is None:
+                for account in self._accounts.values():
+                    account.forget()
+            else:
+                self._accounts[_key(client)].forget(client)
+        if client is not None:
             self._learnt.met.pop(self._login(client), None)  # the ledger knows it by now
 
     def _login(self, client: Client) -> _Login:
-        return _account(client), self._secrets(client)
+        return _key(client), self._secrets(client)
 
-    def _past(self, client: Client) -> _Past:
-        past = self._learnt.remembered.get(client.guid)
-        if past is None:
-            past = _Past.of(self._ledger.deliveries(client_guid=client.guid))
-            self._learnt.remembered[client.guid] = past
-        return past
+    def _parked(self, client: Client) -> dict[str, list[Delivery]]:
+        """Give what is parked for a refused login to the client's account, by client."""
+        account = self._accounts[_key(client)]
+        with self._asking:
+            if account.unknown:
+                asked = frozenset(account.unknown)
+                states = (DeliveryState.PARKED,)
+                account.learn(asked, self._ledger.deliveries(client_guids=asked, states=states))
+            return dict(account.parked)
 
     def _secrets(self, client: Client) -> _Secrets:
         """Give the versions of the secrets that prove the client's login."""
@@ -200,27 +206,34 @@ class Logins:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Past:
-    """What the ledger says of a client's logins: the refused ones, and the latest that did well."""
+@dataclass(slots=True)
+class _Account:
+    """The clients of one account, and what is parked for a refused login, by client.
 
-    refused: tuple[Delivery, ...]
-    delivered_at: datetime | None
+    Of those that are `unknown` the ledger is to be asked.
+    """
 
-    @classmethod
-    def of(cls, deliveries: Sequence[Delivery]) -> Self:
-        """Pick what counts from all of a client's deliveries."""
-        return cls(
-            refused=tuple(
-                one
-                for one in deliveries
-                if one.state is DeliveryState.PARKED and _is_login(one.error_code)
-            ),
-            delivered_at=max(
-                (one.delivered_at for one in deliveries if one.delivered_at is not None),
-                default=None,
-            ),
-        )
+    clients: list[Client] = field(default_factory=list)
+    unknown: set[str] = field(default_factory=set)
+    parked: dict[str, list[Delivery]] = field(default_factory=dict)
+
+    def add(self, client: Client) -> None:
+        self.clients.append(client)
+        self.unknown.add(client.guid)
+
+    def forget(self, client: Client | None = None) -> None:
+        """Know nothing any more of one client, or of all."""
+        forgotten = self.clients if client is None else [client]
+        self.unknown.update(one.guid for one in forgotten)
+
+    def learn(self, asked: AbstractSet[str], parked: Iterable[Delivery]) -> None:
+        """Take what the ledger says of those that it was asked about."""
+        self.unknown -= asked
+        for guid in asked:
+            self.parked.pop(guid, None)
+        for delivery in parked:
+            if _is_login(delivery.error_code):
+                self.parked.setdefault(delivery.key.client_guid, []).append(delivery)
 
 
 class _Once:
@@ -235,7 +248,7 @@ class _Once:
             call()
 
 
-def _account(client: Client) -> tuple[str, int, str]:
+def _key(client: Client) -> _Key:
     return client.endpoint.host, client.endpoint.port, client.endpoint.username
 
 

@@ -34,7 +34,7 @@ def command(config_path: Path, name: str, day: SnapshotDate | None) -> int:
         if ledger is not None:
             for guid in chosen.guids:
                 keys += ledger.resume(client_guid=guid, day=day, now=now)
-                doubtful += _in_doubt(ledger.deliveries(client_guid=guid, day=day))
+                doubtful += _in_doubt(ledger.deliveries(client_guids=[guid], day=day))
     then = "the next `mxdeliver run` delivers it"
     if not chosen.clients:
         then = "it waits for a usable entry of the client in the configuration"

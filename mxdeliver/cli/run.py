@@ -26,13 +26,14 @@ from mxdeliver.core.errors import (
     StopRequested,
 )
 from mxdeliver.core.log import counted
-from mxdeliver.core.model import Client, Delivery, DeliveryState
+from mxdeliver.core.model import Client, Delivery, DeliveryKey, DeliveryState
 from mxdeliver.edge import kernel
 
 if TYPE_CHECKING:
     from mxdeliver.cli.wiring import Chosen
     from mxdeliver.core.breaker import Breaker
     from mxdeliver.edge.config import Configuration
+    from mxdeliver.edge.ledger import Ledger
     from mxdeliver.site import Result, Site
     from mxdeliver.worker import Renew, Report
 
@@ -203,11 +204,7 @@ def carry_out(
             places=places,
             stop=stop,
         )
-    deliveries = [
-        delivery
-        for key in report.chosen
-        if (delivery := site.ledger.latest(key.client_guid, key.snapshot_date)) is not None
-    ]
+    deliveries = _latest(report.chosen, site.ledger)
     wiring.prune(
         site.ledger,
         site.spool,
@@ -219,6 +216,20 @@ def carry_out(
         said = f"{delivered} of {len(deliveries)} delivered" if deliveries else "nothing was due"
         site.journal.write("run.finished", said)
     return report, deliveries
+
+
+def _latest(keys: Sequence[DeliveryKey], ledger: Ledger) -> list[Delivery]:
+    """Give the latest revision of each day."""
+    clients: dict[SnapshotDate, set[str]] = {}
+    for key in keys:
+        clients.setdefault(key.snapshot_date, set()).add(key.client_guid)
+    latest = {
+        (delivery.key.client_guid, day): delivery
+        for day, guids in clients.items()
+        for delivery in ledger.deliveries(client_guids=guids, day=day)
+    }
+    days = [(key.client_guid, key.snapshot_date) for key in keys]
+    return [latest[day] for day in days if day in latest]
 
 
 def _document(

@@ -7,15 +7,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Executor, Future, wait
 from hashlib import sha256
-from typing import TypeAlias, TypeVar
+from threading import Condition, Lock
+from typing import Generic, TypeAlias, TypeVar
 
 T = TypeVar("T")
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Sink: TypeAlias = Callable[[Buffer], object]
 """Takes the next bytes of a stream, all of them, and must not keep the buffer."""
 
-
-_END = object()
 _LOOK_SECONDS = 0.25
 
 
@@ -92,26 +91,70 @@ def ahead(
     Whoever leaves before the end waits for the fetch under way, and `interrupt` is called until that
     has ended: repeatedly, since one call may come between two steps of a source and do nothing.
     """
-    iterator = iter(items)
-    under_way = deque(worker.submit(next, iterator, _END) for _ in range(depth))
+    fetched = _Fetched[T](depth)
+    fetching = worker.submit(fetched.fill, items)
     ended = False
     try:
-        while (item := _watched(under_way[0], watch)) is not _END:
-            under_way.popleft()
-            under_way.append(worker.submit(next, iterator, _END))
-            yield item  # type: ignore[misc]  # not the end
+        while fetched.waits_for_next(watch):
+            yield fetched.take()
+        fetching.result()
         ended = True
     finally:
-        for future in under_way:
-            future.cancel()
-        while wait(under_way, timeout=0).not_done:
+        fetched.leave()
+        while wait([fetching], timeout=0).not_done:
             if not ended:
                 interrupt()
-            wait(under_way, timeout=_LOOK_SECONDS)
+            wait([fetching], timeout=_LOOK_SECONDS)
 
 
-def _watched(future: Future[T], watch: Callable[[float], object]) -> T:
-    started = time.monotonic()
-    while not future.done() and not wait([future], timeout=_LOOK_SECONDS).done:
-        watch(time.monotonic() - started)
-    return future.result()
+class _Fetched(Generic[T]):
+    """What was fetched and not taken yet: one hand-over for all items that are there at once."""
+
+    def __init__(self, depth: int) -> None:
+        self._depth = depth
+        self._items: deque[T] = deque()
+        self._is_over = False
+        self._is_left = False
+        self._changed = Condition(Lock())
+
+    def fill(self, items: Iterable[T]) -> None:
+        """Fetch all items, no more of them than there is room for, until nobody wants any more."""
+        try:
+            for item in items:
+                with self._changed:
+                    self._items.append(item)
+                    self._changed.notify()
+                    while len(self._items) >= self._depth and not self._is_left:
+                        self._changed.wait()
+                    if self._is_left:
+                        return
+        finally:
+            with self._changed:
+                self._is_over = True
+                self._changed.notify()
+
+    def waits_for_next(self, watch: Callable[[float], object]) -> bool:
+        """Wait for the next item, telling `watch` for how long; tell whether there is one."""
+        started = time.monotonic()
+        while not self._is_known():
+            watch(time.monotonic() - started)
+        return bool(self._items)
+
+    def _is_known(self) -> bool:
+        with self._changed:
+            if not (self._items or self._is_over):
+                self._changed.wait(_LOOK_SECONDS)
+            return bool(self._items) or self._is_over
+
+    def take(self) -> T:
+        """Take the next item."""
+        with self._changed:
+            item = self._items.popleft()
+            self._changed.notify()
+        return item
+
+    def leave(self) -> None:
+        """Want no more."""
+        with self._changed:
+            self._is_left = True
+            self._changed.notify()

@@ -84,17 +84,17 @@ def _whole(report: Report, site: Site, *, chosen: Sequence[DeliveryKey]) -> Repo
 
 def _behind_nothing(keys: list[DeliveryKey], site: Site, now: datetime) -> list[DeliveryKey]:
     """Leave out days behind one that waits for its next attempt, or that another run is at."""
-    kept: list[DeliveryKey] = []
-    for guid in {key.client_guid for key in keys}:
-        ahead = [
-            one.key.snapshot_date
-            for one in site.ledger.deliveries(client_guid=guid, states=UNDELIVERED)
-            if one.key not in keys
-            and (one.state is DeliveryState.RUNNING or (one.not_before or now) > now)
-        ]
-        own = [key for key in keys if key.client_guid == guid]
-        kept += [key for key in own if not ahead or key.snapshot_date < min(ahead)]
-    return kept
+    chosen = set(keys)
+    behind: dict[str, SnapshotDate] = {}
+    for one in site.ledger.deliveries(states=UNDELIVERED):  # by day
+        waits = one.state is DeliveryState.RUNNING or (one.not_before or now) > now
+        if waits and one.key not in chosen:
+            behind.setdefault(one.key.client_guid, one.key.snapshot_date)
+    return [
+        key
+        for key in keys
+        if key.client_guid not in behind or key.snapshot_date < behind[key.client_guid]
+    ]
 
 
 def run_days(

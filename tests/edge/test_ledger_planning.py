@@ -21,7 +21,9 @@ def ledger(tmp_path):
 
 
 def days_known(ledger, number=1):
-    return [delivery.key.snapshot_date for delivery in ledger.deliveries(client_guid=guid(number))]
+    return [
+        delivery.key.snapshot_date for delivery in ledger.deliveries(client_guids=[guid(number)])
+    ]
 
 
 def states(ledger):

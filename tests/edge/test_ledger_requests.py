@@ -73,7 +73,7 @@ def test_days_asked_for_get_their_rows_together_and_keep_the_ones_they_have(ledg
 def test_more_days_than_fit_one_commit_are_asked_for_just_the_same(ledger):
     days = [SnapshotDate(2020, 1, 1).following(ahead) for ahead in range(AT_ONCE + 1)]
     ledger.ask_for([(client(2), day) for day in days], now=NOON)
-    assert [d.key.snapshot_date for d in ledger.deliveries(client_guid=guid(2))] == days
+    assert [d.key.snapshot_date for d in ledger.deliveries(client_guids=[guid(2)])] == days
 
 
 def test_resume_makes_parked_and_failed_days_due_with_a_fresh_deadline(ledger):

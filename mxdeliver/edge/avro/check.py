@@ -105,7 +105,7 @@ class BlockCheck:
 
     def _compare_rows(self, encoded: memoryview, segment: Segment, places: Sequence[int]) -> None:
         kind, schema = record_type(self._resource.schema), _plain_schema(self._resource.schema)
-        with_maps = _has_map(kind)
+        with_maps = _has_maps(self._resource.schema)
         ends = segment.offsets[segment.start : segment.stop + 1] - segment.offsets[segment.start]
         rows = segment.batch.take(pa.array([segment.start + place for place in places], pa.int64()))
         for place, row in zip(places, rows.to_pylist(), strict=True):
@@ -161,6 +161,10 @@ def _without_logical_types(schema: Any) -> Any:
 
 
 @lru_cache(maxsize=256)
+def _has_maps(schema: str) -> bool:
+    return _has_map(record_type(schema))
+
+
 def _has_map(kind: AvroType) -> bool:
     return isinstance(kind, MapOf) or any(map(_has_map, _inner(kind)))
 

@@ -95,15 +95,15 @@ class ContainerWriter:
         self._begin()
         for chunk in self._chunks.rest():
             self._add(self._encode(chunk))
-        if self._segments:
-            self._cut()
         self._behind.drain()
+        if self._segments:  # here: nothing more is to be encoded meanwhile
+            self._blocks.write(self._segments)
         return self._blocks.finish(self._rows)
 
     def _begin(self) -> None:
         if not self._open:
             self._open = True
-            self._behind.call(self._blocks.begin)
+            self._blocks.begin()
 
     def _refuse_columns(self, given: list[str], wanted: list[str]) -> None:
         for name in wanted:

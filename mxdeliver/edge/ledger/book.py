@@ -10,17 +10,24 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from sqlalchemy import select
-
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.model import Attempt, Bundle, Client, Delivery, DeliveryKey, DeliveryState
-from mxdeliver.edge.ledger import claims, direct, disk, leftovers, planning, requests, rows, servers
+from mxdeliver.edge.ledger import (
+    claims,
+    direct,
+    disk,
+    leftovers,
+    listing,
+    planning,
+    requests,
+    rows,
+    servers,
+)
 from mxdeliver.edge.ledger.database import Database, open_database, trust_clock
 from mxdeliver.edge.ledger.lease import Lease
 from mxdeliver.edge.ledger.locks import Locks
 from mxdeliver.edge.ledger.rows import FileState, HistoryEntry
 from mxdeliver.edge.ledger.servers import ServerProfile
-from mxdeliver.edge.ledger.tables import deliveries, history
 
 BUSY_SECONDS = 20.0
 
@@ -168,25 +175,16 @@ class Ledger:
     def deliveries(
         self,
         *,
-        client_guid: str | None = None,
+        client_guids: Collection[str] | None = None,
         day: SnapshotDate | None = None,
         states: Collection[DeliveryState] = tuple(DeliveryState),
         latest_only: bool = True,
     ) -> list[Delivery]:
         """Give deliveries by day, client and revision, with `seconds`; all without a filter."""
-        query = select(deliveries).order_by(
-            deliveries.c.snapshot_date, deliveries.c.client_guid, deliveries.c.revision
-        )
-        if len(states) < len(DeliveryState):
-            query = query.where(deliveries.c.state.in_([state.value for state in states]))
-        if client_guid is not None:
-            query = query.where(deliveries.c.client_guid == client_guid)
-        if day is not None:
-            query = query.where(deliveries.c.snapshot_date == day)
-        if latest_only:
-            query = query.where(rows.is_latest)
         with self._database.read() as connection:
-            return rows.deliveries_of(connection, query)
+            return listing.deliveries_of(
+                connection, client_guids, day=day, states=states, latest_only=latest_only
+            )
 
     def files(self, key: DeliveryKey) -> dict[str, FileState]:
         """Give the sealed delivery's files by name, in the order of sending; {} before the seal."""
@@ -205,14 +203,13 @@ class Ledger:
 
     def history(self, *, client_guid: str | None = None) -> list[HistoryEntry]:
         """Give what people asked for, first to last."""
-        query = select(history).order_by(history.c.id)
-        if client_guid is not None:
-            query = query.where(history.c.client_guid == client_guid)
         with self._database.read() as connection:
-            return [
-                HistoryEntry(at=row.at, who=row.who, what=row.what, key=rows.key_of(row))
-                for row in connection.execute(query).all()
-            ]
+            return listing.history_of(connection, client_guid)
+
+    def lifted_at(self, client_guids: Collection[str]) -> datetime | None:
+        """Give the latest moment at which one of the clients got a day, or a person resumed one."""
+        with self._database.read() as connection:
+            return listing.lifted_at(connection, client_guids)
 
     def server(self, client_guid: str) -> ServerProfile | None:
         """Give what was found out about the client's server, or None."""

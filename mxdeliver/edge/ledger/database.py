@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
+from threading import RLock
 
-from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, func, select
+from sqlalchemy import Connection, create_engine, event, func, select
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.pool import QueuePool
 
@@ -36,7 +38,7 @@ from mxdeliver.edge.ledger.tables import SCHEMA_VERSION, clients, deliveries, hi
 from mxdeliver.edge.ledger.waiting import BUSY, WaitingConnection, file_at
 
 CLOCK_TOLERANCE = timedelta(days=1)
-_BEGIN = "ledger_begin"
+_LOOK_SECONDS = 0.2
 _KEPT = 8
 """Connections that stay open between transactions; one more is closed behind its transaction."""
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -57,6 +59,7 @@ class Database:
         self.path = path
         self._busy_timeout = busy_timeout
         self._stop = stop
+        self._turn = RLock()
         self._engine = create_engine(
             "sqlite://",
             creator=self._connect,
@@ -65,11 +68,8 @@ class Database:
             max_overflow=-1,
             pool_use_lifo=True,
         )
-        event.listen(self._engine, "begin", _begin)
-        event.listen(self._engine, "handle_error", _drop_connection)
+        # Of the pool: an event of the engine's own would make each statement a third dearer.
         event.listen(self._engine, "checkout", self._require_same_file)
-        self._readers = self._engine.execution_options(**{_BEGIN: "BEGIN"})
-        self._writers = self._engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
 
     def _connect(self) -> sqlite3.Connection:
         with disk.mapped(self.path):
@@ -96,19 +96,43 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Read from one state of the ledger."""
-        with self._transaction(self._readers) as connection:
+        with self._transaction("BEGIN") as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """Write all or nothing, durably; no other writer from the first statement on."""
-        with self._transaction(self._writers) as connection:
+        with self._transaction("BEGIN IMMEDIATE") as connection:
             yield connection
 
     @contextmanager
-    def _transaction(self, engine: Engine) -> Iterator[Connection]:
-        with self.mapped(), engine.begin() as connection:
-            yield connection
+    def _transaction(self, begin: str) -> Iterator[Connection]:
+        with self.mapped(), self._in_turn(), self._engine.connect() as connection:
+            try:
+                connection.connection.cursor().execute(begin)
+                connection.begin()
+                yield connection
+                connection.commit()
+            except (DBAPIError, sqlite3.Error):  # no connection is kept behind one, but all others
+                connection.invalidate()
+                raise
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        """Have the threads of this process go one after the other, without waiting for SQLite.
+
+        Who meets a lock there sleeps, longer each time, and is not told when it is gone. That lock
+        alone counts: whose turn does not come in time tries all the same.
+        """
+        ends_at = time.monotonic() + self._busy_timeout
+        while not (has_turn := self._turn.acquire(timeout=_LOOK_SECONDS)):
+            if self._stop() or time.monotonic() >= ends_at:
+                break
+        try:
+            yield
+        finally:
+            if has_turn:
+                self._turn.release()
 
     @contextmanager
     def mapped(self) -> Iterator[None]:
@@ -269,16 +293,6 @@ def _look_at(path: Path, witness: Path | None) -> None:
 def _create_private(path: Path) -> None:
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     os.close(os.open(path, flags, 0o600))
-
-
-def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options()[_BEGIN])
-
-
-def _drop_connection(context: ExceptionContext) -> None:
-    """Keep no connection behind an error of the database, and all others."""
-    context.is_disconnect = True
-    context.invalidate_pool_on_disconnect = False
 
 
 def _version(connection: sqlite3.Connection) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 from mxdeliver.core.errors import EncryptVerify
 from mxdeliver.edge.openpgp.model import EncryptionKey
@@ -15,6 +16,7 @@ with warnings.catch_warnings():
     from pgpy.constants import SymmetricKeyAlgorithm
     from pgpy.packet import Packet
     from pgpy.packet.packets import PKESessionKeyV3
+    from pgpy.types import Fingerprint
 
 
 _KEYS_KEPT = 64
@@ -27,23 +29,29 @@ def session_key_packet(recipient: EncryptionKey, cipher: int, session_key: bytes
     Raises EncryptVerify when pgpy took the key for another one or cannot use it.
     """
     try:
-        key, fingerprint = _read(recipient.body)
+        key = _read(recipient.body)
         packet = PKESessionKeyV3()
         packet.encrypter = bytearray.fromhex(recipient.key_id)
         packet.pkalg = recipient.algorithm_number
         packet.encrypt_sk(key, SymmetricKeyAlgorithm(cipher), session_key)
-        packet.update_hlen()
         wrapped = bytes(packet)
     except Exception as error:  # pgpy raises whatever its parts raise
         raise EncryptVerify(f"the key {recipient.key_id} cannot wrap a session key") from error
-    if fingerprint != recipient.fingerprint:
+    if str(key.fingerprint) != recipient.fingerprint:
         raise EncryptVerify(f"the key {recipient.key_id} was read in two different ways")
     return wrapped
 
 
+class _Key(NamedTuple):
+    """What pgpy wraps with: its packet computes the fingerprint each time that it is asked for."""
+
+    keymaterial: Any
+    fingerprint: Fingerprint
+
+
 @lru_cache(maxsize=_KEYS_KEPT)
-def _read(body: bytes) -> tuple[Packet, str]:
-    """Read a public key packet's body with pgpy; gives its fingerprint, too. Wrapping only reads it."""
+def _read(body: bytes) -> _Key:
+    """Read a public key packet's body with pgpy. Wrapping only reads it."""
     header = bytes((0xC0 | Tag.PUBLIC_SUBKEY,)) + length_octets(len(body))
-    key = Packet(bytearray(header + body))
-    return key, str(key.fingerprint)
+    packet = Packet(bytearray(header + body))
+    return _Key(packet.keymaterial, packet.fingerprint)

@@ -142,6 +142,7 @@ def _engine(
             engine.hail()
         for kind, body in first:
             asked.add(kind, body)
+        engine.flush()
         channel.await_subsystem()
     except (SSHException, OSError, EOFError) as error:  # a refusal closes the channel
         if connection.watchdog.failure is not None or _has_ended(connection):

@@ -23,6 +23,8 @@ _MOST_PIECE = 255 * 1024
 _MOST_PACKET = 300 * 1024
 _MOST_UNDER_WAY = 256
 _MOST_UNREAD = 4 * 1024 * 1024
+_WORTH_SENDING = 16 * 1024
+"""Bytes of requests that are sent at once; fewer wait for the next ones, or until answers are waited for."""
 _WAKE_EVERY = 0.2
 _FIXED = struct.Struct(">IBI")
 _INIT = _FIXED.pack(5, 1, VERSION)
@@ -128,6 +130,7 @@ class Engine:
         self._optional: set[int] = set()
         self._next_id = 0
         self._received = bytearray()
+        self._unsent = bytearray()
         self.extensions: dict[str, bytes] = {}
         self.piece = DEFAULT_PIECE
         self.most_handles: int | None = None
@@ -146,14 +149,14 @@ class Engine:
         Only to a server that answers in order, and refuses the extension that it does not know.
         """
         self._hailed = True
-        self._write(_INIT)
+        self._unsent += _INIT
         self._ask_for_limits()
 
     def start(self) -> None:
         """Agree on version 3 and learn extensions and limits; raises SftpUnavailable."""
         try:
             if not self._hailed:
-                self._write(_INIT)
+                self._unsent += _INIT
             packet = self._packet()
             kind, version = struct.unpack_from(">BI", packet)
             if kind != Kind.VERSION or version != VERSION:
@@ -192,16 +195,22 @@ class Engine:
         *,
         optional: bool = False,
     ) -> None:
-        """Send a request; `on_reply` is called with its answer during a later `reap`.
+        """Send a request, at the latest by the next `reap`, which calls `on_reply` with its answer.
 
-        An answer that is not SFTP ends the session, but for an `optional` request: without a status.
+        Small ones go together: a message of SSH costs both sides more than what is in it. An answer
+        that is not SFTP ends the session, but for an `optional` request: without a status.
         """
         self._next_id = (self._next_id + 1) & 0xFFFFFFFF
         self._waiting[self._next_id] = on_reply
         if optional:
             self._optional.add(self._next_id)
         head = _FIXED.pack(5 + len(body) + len(data), kind, self._next_id)
-        self._write(b"".join((head, body, data)))
+        if len(self._unsent) + len(data) < _WORTH_SENDING:
+            self._unsent += b"".join((head, body, data))
+        else:
+            packets = b"".join((self._unsent, head, body, data))
+            self._unsent.clear()
+            self._write(packets)
 
     def call(self, kind: Kind, body: bytes) -> Reply:
         """Send one request and wait for its answer."""
@@ -246,8 +255,14 @@ class Engine:
 
     # -- bytes -------------------------------------------------------------------------------------
 
-    def _write(self, packet: bytes) -> None:
-        rest = memoryview(packet)
+    def flush(self) -> None:
+        """Send what waits for further requests."""
+        packets = bytes(self._unsent)
+        self._unsent.clear()
+        self._write(packets)
+
+    def _write(self, packets: bytes) -> None:
+        rest = memoryview(packets)
         while rest:
             try:
                 sent = self._channel.send(rest)
@@ -264,6 +279,8 @@ class Engine:
         return len(received) >= 4 and len(received) >= 4 + int.from_bytes(received[:4], "big")
 
     def _packet(self) -> bytes:
+        if not self._has_packet():
+            self.flush()
         while not self._has_packet():
             self._check_length()
             try:
