@@ -29,7 +29,7 @@ from threading import Event
 
 from bench.measure import Growth, tell
 from mxdeliver import binding, cli
-from mxdeliver.build import build
+from mxdeliver.build import Threads, build
 from mxdeliver.cli import wiring
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.model import Client, Codec, DeliveryKey, Verification
@@ -69,7 +69,7 @@ def _opened(config: str, day: str) -> Iterator[tuple[Site, Client, DeliveryKey]]
 def seal(config: str, day: str) -> None:
     """Build a bundle and leave it in the spool."""
     started = time.perf_counter()
-    with _opened(config, day) as (site, client, key):
+    with _opened(config, day) as (site, client, key), Threads() as threads:
         build(
             key,
             client,
@@ -77,6 +77,7 @@ def seal(config: str, day: str) -> None:
             source=site.source(client.source),
             certificate=binding.certificate(client, site.clock()),
             spool=site.spool,
+            threads=threads,
             log=site.log(key),
             stop=site.stop,
         )

@@ -50,11 +50,12 @@ def build(
     source: Source,
     certificate: Certificate,
     spool: Spool,
+    threads: Threads,
     log: Log,
     stop: Callable[[], bool],
     read_limit: timedelta = READ_LIMIT,
 ) -> Bundle:
-    """Build and seal all files of one delivery.
+    """Build and seal all files of one delivery, with threads that no other build uses meanwhile.
 
     Raises Source…, RecordInvalid, AvroVerify, EncryptVerify, Spool… errors, SourceIncomplete where
     the source gives nothing for longer than `read_limit`, and StopRequested soon after `stop` says
@@ -68,11 +69,12 @@ def build(
             client,
             certificate=certificate,
             staging=staging,
+            threads=threads,
             log=log,
             stop=stop,
             read_limit=read_limit,
         )
-        with source.snapshot() as snapshot, work:
+        with source.snapshot() as snapshot:
             artifacts = tuple(
                 work.daily_file(by_name[name], event, snapshot) for name, event in pairs
             )
@@ -86,11 +88,26 @@ def build(
     return bundle
 
 
-class _Build:
-    """The files of one delivery, one after the other.
+class Threads:
+    """The threads of a build beside the one that encodes: one reads ahead, one encrypts behind.
 
-    Beside the thread that encodes, one reads ahead and one compresses and encrypts behind.
+    Both begin with the first build that needs them, and end with a `with`.
     """
+
+    def __init__(self) -> None:
+        self.reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reading")
+        self.encrypting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encrypting")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.reading.shutdown()
+        self.encrypting.shutdown()
+
+
+class _Build:
+    """The files of one delivery, one after the other."""
 
     def __init__(
         self,
@@ -99,6 +116,7 @@ class _Build:
         *,
         certificate: Certificate,
         staging: Staging,
+        threads: Threads,
         log: Log,
         stop: Callable[[], bool],
         read_limit: timedelta,
@@ -107,19 +125,11 @@ class _Build:
         self._client = client
         self._certificate = certificate
         self._staging = staging
+        self._threads = threads
         self._log = log
         self._stop = stop
         self._read_limit = read_limit
         self._day = window(key.snapshot_date, client.zone)
-
-    def __enter__(self) -> Self:
-        self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reading")
-        self._encrypting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encrypting")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._reading.shutdown()
-        self._encrypting.shutdown()
 
     def daily_file(self, resource: Resource, event: EventType, snapshot: Snapshot) -> Artifact:
         """Write one resource's records of one event; gives what was sealed of them."""
@@ -139,7 +149,7 @@ class _Build:
                 codec=client.files.codec,
                 sync_marker=sync_marker(identity, resource),
                 verification=client.files.verify,
-                worker=self._encrypting,
+                worker=self._threads.encrypting,
             ) as container:
                 record_count = self._copy(snapshot, resource, container, identity)
             artifact = file.seal(identity, record_count)
@@ -170,7 +180,7 @@ class _Build:
         what = f"{identity.resource} {identity.event.value}"
         items = ahead(
             snapshot.stream(resource, identity.event, identity.client_guid, self._day),
-            self._reading,
+            self._threads.reading,
             depth=_BATCHES_AHEAD,
             watch=partial(self._watch, what),
             interrupt=snapshot.interrupt,

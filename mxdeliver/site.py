@@ -93,18 +93,20 @@ class Site:
             if bundle is not None:
                 return bundle
         with nullcontext() if self.builders is None else self.builders.here(stop):
-            from mxdeliver.build import build  # noqa: PLC0415 - imports pyarrow, which builders have
+            from mxdeliver import build  # noqa: PLC0415 - imports pyarrow, which builders have
 
-            return build(
-                key,
-                client,
-                resources=resources,
-                source=self.source(client.source),
-                certificate=certificate,
-                spool=self.spool,
-                log=log,
-                stop=stop,
-            )
+            with build.Threads() as threads:
+                return build.build(
+                    key,
+                    client,
+                    resources=resources,
+                    source=self.source(client.source),
+                    certificate=certificate,
+                    spool=self.spool,
+                    threads=threads,
+                    log=log,
+                    stop=stop,
+                )
 
     def log(self, key: DeliveryKey, **fields: Any) -> Log:
         """Give a log whose lines are about this delivery."""

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from mxdeliver import binding
-from mxdeliver.build import build
+from mxdeliver.build import Threads, build
 from mxdeliver.cli import wiring
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.model import DeliveryKey
@@ -46,18 +46,20 @@ def test_the_buffers_of_a_file_are_let_go_of_without_a_garbage_collection(deploy
     spool.check()
     others = message_writers()  # of tests before this one, which somebody still holds
     under_way = []
-    built = build(
-        DeliveryKey(client_guid=client.guid, snapshot_date=SnapshotDate.of(DAY)),
-        client,
-        resources=binding.resources_of(client, load_resources()),
-        source=open_source(configuration.sources["warehouse"]),
-        certificate=binding.certificate(client, datetime.now(UTC)),
-        spool=spool,
-        log=lambda *_, **__: under_way.append(message_writers()),  # a file ends with a line
-        stop=lambda: False,
-    )
+    with Threads() as threads:
+        built = build(
+            DeliveryKey(client_guid=client.guid, snapshot_date=SnapshotDate.of(DAY)),
+            client,
+            resources=binding.resources_of(client, load_resources()),
+            source=open_source(configuration.sources["warehouse"]),
+            certificate=binding.certificate(client, datetime.now(UTC)),
+            spool=spool,
+            threads=threads,
+            log=lambda *_, **__: under_way.append(message_writers()),  # a file ends with a line
+            stop=lambda: False,
+        )
+        assert message_writers() == others
     assert under_way == [others + 1] * len(built.artifacts)
-    assert message_writers() == others
 
 
 def message_writers():

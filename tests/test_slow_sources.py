@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mxdeliver import binding
-from mxdeliver.build import build
+from mxdeliver.build import Threads, build
 from mxdeliver.cli import wiring
 from mxdeliver.core.calendar import SnapshotDate
 from mxdeliver.core.errors import SourceIncomplete, StopRequested
@@ -44,16 +44,18 @@ def build_the_day(deployment, **limits):
     spool = Spool(configuration.state_dir)
     spool.check()
     known = load_resources()
-    return build(
-        DeliveryKey(client_guid=client.guid, snapshot_date=SnapshotDate.of(DAY)),
-        client,
-        resources=binding.resources_of(client, known),
-        source=open_source(configuration.sources["warehouse"]),
-        certificate=binding.certificate(client, datetime.now(UTC)),
-        spool=spool,
-        log=lambda *_, **__: None,
-        **limits,
-    )
+    with Threads() as threads:
+        return build(
+            DeliveryKey(client_guid=client.guid, snapshot_date=SnapshotDate.of(DAY)),
+            client,
+            resources=binding.resources_of(client, known),
+            source=open_source(configuration.sources["warehouse"]),
+            certificate=binding.certificate(client, datetime.now(UTC)),
+            spool=spool,
+            threads=threads,
+            log=lambda *_, **__: None,
+            **limits,
+        )
 
 
 def assert_nothing_is_sealed(deployment):

@@ -15,7 +15,7 @@ from typing import Self
 from mxdeliver.builders.wire import (
     PROGRAM_FILES,
     Built,
-    Event,
+    Events,
     Failed,
     Gone,
     Ready,
@@ -121,8 +121,9 @@ class Builder:
                 if ends_at is not None and time.monotonic() >= ends_at:
                     raise BuilderDied("a process that built did not stop when it was told to")
             match self._wire.receive()[0]:
-                case Event(event=event, message=message, fields=fields):
-                    log(event, message, **fields)
+                case Events(events=events):
+                    for event, message, fields in events:
+                        log(event, message, **fields)
                 case Built(bundle=bundle):
                     self._is_busy = False
                     return bundle

@@ -12,12 +12,14 @@ import os
 import signal
 import socket
 import sys
+import time
 from typing import TYPE_CHECKING
 
 from mxdeliver.builders.wire import (
     PROGRAM_FILES,
     Built,
     Event,
+    Events,
     Failed,
     Gone,
     Ready,
@@ -31,8 +33,12 @@ from mxdeliver.edge import kernel
 from mxdeliver.interpreter import settle
 
 if TYPE_CHECKING:
+    from mxdeliver.build import Threads
     from mxdeliver.core.model import Bundle, SourceSettings
     from mxdeliver.edge.sources import Source
+
+
+_TELL_SECONDS = 0.2
 
 
 def main(program: int, descriptor: int) -> None:
@@ -62,13 +68,17 @@ class _Serving:
         self._program = program
         self._wire = wire
         self._sources: dict[str, tuple[SourceSettings, Source]] = {}
+        self._threads: Threads
         self._is_stopped = False
+        self._events: list[Event] = []
+        self._told_at = time.monotonic()
 
     def serve(self) -> None:
         """Build one day after the other; Gone when the program is."""
         # All that building loads, while the program looks at what there is to do.
-        import mxdeliver.build  # noqa: F401, PLC0415 - hardened first, see `main`
+        from mxdeliver.build import Threads  # noqa: PLC0415 - hardened first, see `main`
 
+        self._threads = Threads()
         gc.freeze()  # as in `cli.run`
         self._wire.send(Ready(files=PROGRAM_FILES))
         while True:
@@ -90,6 +100,7 @@ class _Serving:
             return Failed(error=Internal.of(error))
         finally:
             os.close(lock)
+            self._tell()
 
     def _build(self, work: Work) -> Bundle:
         from mxdeliver.build import build  # noqa: PLC0415 - hardened first, see `main`
@@ -101,6 +112,7 @@ class _Serving:
             source=self._source(work.source),
             certificate=work.certificate,
             spool=work.spool,
+            threads=self._threads,
             log=self._log,
             stop=self._stop,
         )
@@ -115,9 +127,22 @@ class _Serving:
         return known[1]
 
     def _log(self, event: str, message: str, /, **fields: object) -> None:
-        self._wire.send(Event(event=event, message=message, fields=fields))
+        self._events.append(Event(event, message, fields))
+        self._tell_in_time()
+
+    def _tell_in_time(self) -> None:
+        """Tell what has come to pass, unless somebody was told a moment ago."""
+        if time.monotonic() >= self._told_at + _TELL_SECONDS:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told_at = time.monotonic()
+        if self._events:
+            self._wire.send(Events(events=tuple(self._events)))
+            self._events.clear()
 
     def _stop(self) -> bool:
+        self._tell_in_time()
         if not self._is_stopped and self._wire.waits(0):
             self._is_stopped = True
             self._wire.receive()  # Stop, or Gone

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from mxdeliver.core.errors import Internal, MxdeliverError
 from mxdeliver.core.model import Bundle, Client, DeliveryKey, Resource, SourceSettings
@@ -68,13 +68,19 @@ class Stop:
     """Give up what is being built."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(NamedTuple):
     """A line for the delivery log."""
 
     event: str
     message: str
     fields: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Events:
+    """What has come to pass since the last message: each one costs both sides more than a line."""
+
+    events: tuple[Event, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +97,7 @@ class Failed:
     error: MxdeliverError
 
 
-Message: TypeAlias = Ready | Work | Stop | Event | Built | Failed
+Message: TypeAlias = Ready | Work | Stop | Events | Built | Failed
 
 
 class Gone(Exception):
