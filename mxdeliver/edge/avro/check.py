@@ -24,8 +24,7 @@ from mxdeliver.edge.avro.avro_types import Array, AvroType, MapOf, Record, Union
 from mxdeliver.edge.avro.container import SYNC_SIZE, decode_long
 from mxdeliver.edge.avro.schemas import record_type
 
-_LEAST_COMPARED, _MOST_COMPARED = 16, 32
-"""Rows that are decoded of a block in the sample: one in eight, within these bounds."""
+_ROWS_COMPARED = 32
 
 
 class Segment(NamedTuple):
@@ -62,7 +61,7 @@ class BlockCheck:
     def compare(self, block: bytes, segments: Sequence[Segment], *, every_row: bool) -> None:
         """Compare the frame and all bytes of `block`, and decode its records.
 
-        With `every_row` all records are decoded, otherwise 16 to 32: the first, the last and some
+        With `every_row` all records are decoded, otherwise about 32: the first, the last and some
         between. Each must begin and end where the encoder says, so that nothing lies between them.
         """
         try:
@@ -95,7 +94,7 @@ class BlockCheck:
         self, body: memoryview, segments: Sequence[Segment], *, every_row: bool
     ) -> None:
         count = sum(segment.rows for segment in segments)
-        chosen = range(count) if every_row else _spread(count, _sample(count))
+        chosen = range(count) if every_row else _spread(count, _ROWS_COMPARED)
         first, begin = 0, 0
         for segment in segments:
             places = [place - first for place in chosen if first <= place < first + segment.rows]
@@ -128,10 +127,6 @@ def _compare_bytes(body: memoryview, segments: Sequence[Segment]) -> None:
         begin += encoded.size
     if begin != len(body):
         raise ValueError("the block holds more than its records")
-
-
-def _sample(count: int) -> int:
-    return min(_MOST_COMPARED, max(_LEAST_COMPARED, count // 8))
 
 
 def _spread(count: int, wanted: int) -> Sequence[int]:
