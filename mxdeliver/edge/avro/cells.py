@@ -56,7 +56,7 @@ def stacked_parts(kind: AvroType, stack: Any, columns: Sequence[slice]) -> list[
         case Primitive(kind="string" | "bytes", logical=logical) if logical != "decimal":
             return texts.encode(stack, columns, head)
     found = _encode(inner, stack, head)
-    return [found] if len(columns) == 1 else [[part.of(rows) for part in found] for rows in columns]
+    return [[*one] for one in zip(*(part.apart(columns) for part in found), strict=True)]
 
 
 def _encode(kind: AvroType, column: Any, head: Head) -> list[AnyPart]:  # noqa: C901, PLR0911 - one case per Avro type

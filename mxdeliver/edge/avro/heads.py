@@ -41,12 +41,14 @@ class Head(NamedTuple):
         cells += 1
         return cells
 
-    def part(self, source: Numbers, widths: Numbers | int, *lengths: Numbers) -> Part:
+    def part(
+        self, source: Numbers, widths: Numbers | int, *lengths: Numbers, begun: bool = False
+    ) -> Part:
         """Make cells of the tag and the first `widths` bytes of each row of `source`, a matrix.
 
-        `lengths` stand between, and count in `widths`.
+        `lengths` stand between, and count in `widths`. Cells that are `begun` have their tag already.
         """
-        heads = (*self.tags(), *lengths)
+        heads = () if begun else (*self.tags(), *lengths)
         most = len(heads) + source.shape[1]
         cells = self.widths(widths, most)
         if isinstance(cells, int):

@@ -50,12 +50,19 @@ class Part(NamedTuple):
             return self.most - self.least
         return min(self.most, max(_PIECES))
 
-    def of(self, rows: slice) -> Part:
-        """Give the cells of some rows."""
-        widths, least, most = self.widths, self.least, self.most
-        if not isinstance(widths, int):
-            widths = widths[rows]
-            least, most = int(np.minimum.reduce(widths)), int(np.maximum.reduce(widths))
+    def apart(self, stretches: Sequence[slice]) -> list[Part]:
+        """Give the cells of stretches of rows, of which each begins where the one before ends."""
+        if len(stretches) == 1:
+            return [self]
+        least, most = [self.least] * len(stretches), [self.most] * len(stretches)
+        if not isinstance(self.widths, int):
+            starts = [rows.start for rows in stretches]
+            least = np.minimum.reduceat(self.widths, starts).tolist()
+            most = np.maximum.reduceat(self.widths, starts).tolist()
+        return [self._of(*one) for one in zip(stretches, least, most, strict=True)]
+
+    def _of(self, rows: slice, least: int, most: int) -> Part:
+        widths = self.widths if isinstance(self.widths, int) else self.widths[rows]
         source = self.source[rows] if self.begins is None else self.source
         begins = None if self.begins is None else self.begins[rows]
         heads = tuple(one if isinstance(one, int) else one[rows] for one in self.heads)
@@ -71,9 +78,9 @@ class Chosen(NamedTuple):
     cells: tuple[bytes, ...]
     places: Numbers
 
-    def of(self, rows: slice) -> Chosen:
-        """Give the cells of some rows."""
-        return Chosen(self.cells, self.places[rows])
+    def apart(self, stretches: Sequence[slice]) -> list[Chosen]:
+        """Give the cells of stretches of rows."""
+        return [Chosen(self.cells, self.places[rows]) for rows in stretches]
 
 
 AnyPart: TypeAlias = Part | Chosen
@@ -118,11 +125,11 @@ class Memory:
 def join(parts: Sequence[AnyPart], rows: int, memory: Memory | None = None) -> Joined:
     """Put the cells of all parts row by row one after the other."""
     columns = list(_side_by_side(parts))
-    places = _places(columns, rows)
-    widths = places[-1]
+    last = _last_to_write(columns)
+    first = 0 if last is None else last + 1
+    before, widths = _widths(columns, rows, first)
     offsets = np.zeros(rows + 1, np.int64)
     np.cumsum(widths, out=offsets[1:])
-    last = _last_to_write(columns)
     excess = max((part.excess for part in columns), default=0)
     room = excess if last is None else 0
     size = int(offsets[-1]) + rows * room + excess
@@ -134,8 +141,8 @@ def join(parts: Sequence[AnyPart], rows: int, memory: Memory | None = None) -> J
     memory = memory or Memory()
     taken = memory.take(size)
     loose = taken[:size]
-    for number in _order(len(columns), last):
-        _copy(columns[number], begins + places[number], loose)
+    _copy_all(columns[first:], begins + before, loose)
+    _copy_all(columns[:first], begins.copy(), loose)
     if room:
         data = _together(loose, begins, begins + widths)
         memory.give_back(taken)
@@ -143,22 +150,23 @@ def join(parts: Sequence[AnyPart], rows: int, memory: Memory | None = None) -> J
     return Joined(offsets, memory.lend(taken, int(offsets[-1])))
 
 
-def _places(columns: Sequence[Part], rows: int) -> list[Numbers]:
-    """Give where each column begins in each row, and last where the rows end."""
+def _widths(columns: Sequence[Part], rows: int, first: int) -> tuple[Numbers, Numbers]:
+    """Give how wide each row is in front of the column `first`, and in all."""
     most = sum(part.most for part in columns)
-    place: Numbers = np.zeros(rows, np.int32 if most <= _MOST_BYTES else np.int64)
-    places = [place]
+    widths: Numbers = np.zeros(rows, np.int32 if most <= _MOST_BYTES else np.int64)
+    for part in columns[:first]:
+        widths += part.widths
+    before = widths.copy()
+    for part in columns[first:]:
+        widths += part.widths
+    return before, widths
+
+
+def _copy_all(columns: Sequence[Part], places: Numbers, target: Numbers) -> None:
+    """Copy columns side by side, the first to `places`, which move on to where the last ends."""
     for part in columns:
-        place = place + part.widths
-        places.append(place)
-    return places
-
-
-def _order(columns: int, last: int | None) -> Iterator[int]:
-    """Give the columns behind `last`, then those before it and itself."""
-    first = 0 if last is None else last + 1
-    yield from range(first, columns)
-    yield from range(first)
+        _copy(part, places, target)
+        places += part.widths
 
 
 def _last_to_write(columns: Sequence[Part]) -> int | None:

@@ -26,14 +26,17 @@ def encode(stack: Any, columns: Sequence[slice], head: Head) -> list[list[AnyPar
     if most <= _LONGEST_SHORT and size == len(stack) * most:  # all have one length
         matrix = data[ends[0] : ends[-1]].reshape(len(stack), most)
         part = head.part(matrix, 1 + most, np.full(len(stack), most << 1, np.uint8))
-        return [[part.of(rows)] for rows in columns]
+        return [[one] for one in part.apart(columns)]
     widest = max((one for one in longest if one <= _LONGEST_SHORT), default=None)
-    short = None if widest is None else _short(data, ends, lengths, widest, head)
+    if widest is None:
+        short: list[Part] = []
+    else:
+        short = _short(data, ends, lengths, widest, head).apart(columns)
     return [
-        [short.of(rows)]
-        if short is not None and most <= _LONGEST_SHORT
+        [short[number]]
+        if most <= _LONGEST_SHORT
         else _long(data, ends[:-1][rows], lengths[rows], most, head.of(rows))
-        for most, rows in zip(longest, columns, strict=True)
+        for number, (most, rows) in enumerate(zip(longest, columns, strict=True))
     ]
 
 

@@ -33,11 +33,18 @@ def _encode(values: Numbers, head: Head) -> Part:
     rest = values >> 56 if widest > 8 else None
     _spread(values, widest)
     values |= _CONTINUED[widths]
-    if rest is not None:
-        values = np.stack([values, rest | (rest & 0x80) << 1], axis=1)
-    return head.part(
-        values.view(np.uint8).reshape(len(values), 8 if rest is None else 16)[:, :widest], widths
-    )
+    if widest < 8 and head.tag:  # there is room for the tag in the same eight bytes
+        values <<= 8
+        values |= head.tags()[0]
+        return head.part(_bytes(values)[:, : 1 + widest], widths, begun=True)
+    if rest is None:
+        return head.part(_bytes(values)[:, :widest], widths)
+    further = _bytes(rest | (rest & 0x80) << 1)
+    return head.part(np.concatenate([_bytes(values), further], axis=1)[:, :widest], widths)
+
+
+def _bytes(values: Numbers) -> Numbers:
+    return values.view(np.uint8).reshape(len(values), 8)
 
 
 def _spread(values: Numbers, widest: int) -> None:
