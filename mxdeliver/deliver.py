@@ -124,8 +124,9 @@ def _build_and_push(
     known = site.ledger.bundle(key)
     bundle = known or site.spool.bundle(key)
     # Sealed by no attempt that the ledger has: it was restored from an earlier backup.
-    own = known is not None or site.ledger.may_have_sealed(key, before=lease.number)
-    unheard_of = bundle is not None and not own
+    unheard_of = (bundle is not None and known is None) and not site.ledger.may_have_sealed(
+        key, before=lease.number
+    )
     if bundle is None:
         bundle = site.build(
             key, client, certificate=certificate, lock=lease.lock, log=log, stop=stop

@@ -112,7 +112,7 @@ class Run:
     def carry_out(self, keys: Iterable[DeliveryKey]) -> Report:
         """Try every delivery until it has ended, waits for a later run, or the run is stopped."""
         self._add(keys)
-        most = 2 * self._places  # see `_side_by_side`
+        most = 3 * self._places  # see `_side_by_side`
         with ThreadPoolExecutor(max_workers=most, thread_name_prefix="delivery") as pool:
             while (self._waiting and not self._stop.is_set()) or self._under_way:
                 while self._may_start():
@@ -150,8 +150,12 @@ class Run:
 
     @property
     def _side_by_side(self) -> int:
-        """How many clients have their turn at once: beside those that send, those that wait for builders."""
-        return self._places + self._site.builds_side_by_side
+        """How many clients have their turn at once: beside those that send, two for each builder.
+
+        One has it, the other was built and waits to be sent, or is about to be built: builders need
+        not wait for the rest.
+        """
+        return self._places + 2 * self._site.builds_side_by_side
 
     def _put(self, queue: Queue, ready_at: float) -> None:
         heapq.heappush(self._waiting, (ready_at, next(self._order), queue))

@@ -79,9 +79,10 @@ class Rows:
             self._kept.append(stack._replace(column=normalised))
 
     def take(self, chosen: pa.Array) -> pa.RecordBatch:
-        """Give rows by their numbers."""
+        """Give rows by their numbers, which ascend."""
         if self._kept:
-            return self._assembled(self._kept).take(chosen)
+            rows = self._assembled(self._kept)
+            return rows if len(chosen) == len(rows) else rows.take(chosen)
         columns = [plain(column).take(chosen) for column in self._batch.columns]
         taken = pa.RecordBatch.from_arrays(columns, self._batch.schema.names)
         return self._assembled(
