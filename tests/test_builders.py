@@ -135,19 +135,19 @@ def test_more_clients_than_workers_have_as_many_builders_as_workers_and_connecti
         proxy.hold_after = {1: 12_000, 2: 12_000}
         parties = [
             add_client(deployment, f"Client {letter}", sftp={"port": proxy.port})
-            for letter in "abcdef"
+            for letter in "abcdefgh"
         ]
         fill(deployment, rows=200)
         process = start(deployment)
-        wait_until(lambda: len(events_if_any(deployment, "bundle.sealed")) == 4, "four days", 60)
+        wait_until(lambda: len(events_if_any(deployment, "bundle.sealed")) == 6, "six days", 60)
         wait_until(lambda: proxy.connections == 2, "two connections", 60)
         assert len(builders_of(process.pid)) == 2
-        assert len(events(deployment, "delivery.started")) == 4
+        assert len(events(deployment, "delivery.started")) == 6
         proxy.hold_after = {}
         status, deliveries, errors = ended(process)
     assert status == 0, errors
     assert {row["state"] for row in deliveries} == {"delivered"}
-    assert [len(party.received()) for party in parties] == [FILES] * 6
+    assert [len(party.received()) for party in parties] == [FILES] * 8
 
 
 def events_if_any(deployment, name):

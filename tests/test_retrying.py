@@ -29,8 +29,8 @@ from tests.support.proxy import Proxy, black_hole
 
 CLIENTS = 40
 WORKERS = 4
-AT_ONCE = WORKERS + min(WORKERS, CORES if CORES > 1 else 0)
-"""As many as send, and as many as have given their days to builders."""
+AT_ONCE = WORKERS + 2 * min(WORKERS, CORES if CORES > 1 else 0)
+"""As many as send, and for each builder one that it builds and one that was built or is the next."""
 
 
 @pytest.fixture(scope="module", autouse=True)
