@@ -9,7 +9,6 @@ way at once would both be refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -59,6 +58,10 @@ class Learnt:
     Attempts that are under way keep their turn, and what they meet counts for those that come.
     """
 
+    parked: dict[str, list[Delivery]] = field(default_factory=dict)
+    """What is parked for a refused login, by client, as far as the ledger was asked."""
+    forgotten: int = 0
+    """How often something was forgotten: an answer from before that counts no longer."""
     met: dict[_Login, Refusal] = field(default_factory=dict)
     went_well: set[_Login] = field(default_factory=set)
     turns: dict[_Login, Lock] = field(default_factory=dict)
@@ -76,10 +79,9 @@ class Logins:
         context: Callable[[Client], str],
         learnt: Learnt,
     ) -> None:
-        self._accounts: dict[_Key, _Account] = {}
+        self._accounts: dict[_Key, list[Client]] = {}
         for client in clients:
-            self._accounts.setdefault(_key(client), _Account()).add(client)
-        self._asking = Lock()
+            self._accounts.setdefault(_key(client), []).append(client)
         self._ledger = ledger
         self._context = context
         self._learnt = learnt
@@ -96,7 +98,7 @@ class Logins:
         if not parked:
             return None
         secrets = self._secrets(client)
-        account = self._accounts[_key(client)].clients
+        account = self._accounts[_key(client)]
         sharing = [one for one in account if one is client or self._secrets(one) == secrets]
         refused = [
             delivery
@@ -134,8 +136,7 @@ class Logins:
 
         try:
             if waits:  # another may have met something meanwhile
-                with self._asking:
-                    self._accounts[_key(client)].forget()
+                self._forget(self._accounts[_key(client)])
             if (refusal := self.refusal(client)) is not None:
                 raise refusal.as_error()
             yield went_well
@@ -171,27 +172,38 @@ class Logins:
 
     def forget(self, client: Client | None = None) -> None:
         """Ask the ledger anew about the client, or about everyone."""
-        with self._asking:
-            if client is None:
-                for account in self._accounts.values():
-                    account.forget()
-            else:
-                self._accounts[_key(client)].forget(client)
-        if client is not None:
+        if client is None:
+            for account in self._accounts.values():
+                self._forget(account)
+        else:
+            self._forget([client])
             self._learnt.met.pop(self._login(client), None)  # the ledger knows it by now
+
+    def _forget(self, clients: Iterable[Client]) -> None:
+        with self._learnt.lock:
+            self._learnt.forgotten += 1
+            for client in clients:
+                self._learnt.parked.pop(client.guid, None)
 
     def _login(self, client: Client) -> _Login:
         return _key(client), self._secrets(client)
 
     def _parked(self, client: Client) -> dict[str, list[Delivery]]:
         """Give what is parked for a refused login to the client's account, by client."""
-        account = self._accounts[_key(client)]
-        with self._asking:
-            if account.unknown:
-                asked = frozenset(account.unknown)
-                states = (DeliveryState.PARKED,)
-                account.learn(asked, self._ledger.deliveries(client_guids=asked, states=states))
-            return dict(account.parked)
+        guids = [one.guid for one in self._accounts[_key(client)]]
+        with self._learnt.lock:
+            known, forgotten = self._learnt.parked.copy(), self._learnt.forgotten
+        asked: dict[str, list[Delivery]] = {guid: [] for guid in guids if guid not in known}
+        if asked:
+            states = (DeliveryState.PARKED,)
+            for delivery in self._ledger.deliveries(client_guids=asked, states=states):
+                if _is_login(delivery.error_code):
+                    asked[delivery.key.client_guid].append(delivery)
+            with self._learnt.lock:
+                if self._learnt.forgotten == forgotten:
+                    self._learnt.parked |= asked
+        known |= asked
+        return {guid: known[guid] for guid in guids if known[guid]}
 
     def _secrets(self, client: Client) -> _Secrets:
         """Give the versions of the secrets that prove the client's login."""
@@ -204,36 +216,6 @@ class Logins:
             None if secret is None else secret.version(key)
             for secret in (login.password, login.private_key)
         )
-
-
-@dataclass(slots=True)
-class _Account:
-    """The clients of one account, and what is parked for a refused login, by client.
-
-    Of those that are `unknown` the ledger is to be asked.
-    """
-
-    clients: list[Client] = field(default_factory=list)
-    unknown: set[str] = field(default_factory=set)
-    parked: dict[str, list[Delivery]] = field(default_factory=dict)
-
-    def add(self, client: Client) -> None:
-        self.clients.append(client)
-        self.unknown.add(client.guid)
-
-    def forget(self, client: Client | None = None) -> None:
-        """Know nothing any more of one client, or of all."""
-        forgotten = self.clients if client is None else [client]
-        self.unknown.update(one.guid for one in forgotten)
-
-    def learn(self, asked: AbstractSet[str], parked: Iterable[Delivery]) -> None:
-        """Take what the ledger says of those that it was asked about."""
-        self.unknown -= asked
-        for guid in asked:
-            self.parked.pop(guid, None)
-        for delivery in parked:
-            if _is_login(delivery.error_code):
-                self.parked.setdefault(delivery.key.client_guid, []).append(delivery)
 
 
 class _Once:

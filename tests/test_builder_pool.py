@@ -109,6 +109,24 @@ def test_a_day_is_built_sealed_and_told(bench):
     assert bundle.record_count > 0
 
 
+def test_what_was_built_of_a_day_that_fails_is_told_before_that_and_of_no_other_day(bench):
+    wrong = "select error('no') as client_guid"
+    failing = replace(bench.work.source, queries={"users": {"DELETED": wrong}})
+    lines = []
+    with two_builders() as builders:
+        for _ in range(2):
+            with pytest.raises(MxdeliverError):
+                bench.build(
+                    builders,
+                    source=failing,
+                    log=lambda *_, **fields: lines.append(fields["event_type"]),
+                )
+            assert lines == ["CREATED", "UPDATED"]
+            lines.clear()
+        bench.build(builders, log=lambda *_, **fields: lines.append(fields["event_type"]))
+    assert lines == ["CREATED", "UPDATED", "DELETED"]
+
+
 def test_the_day_stays_locked_until_its_builder_is_through_whoever_else_lets_go(bench):
     endless = replace(bench.work.source, queries={"users": {"CREATED": ENDLESS}})
     work, stop = replace(bench.work, source=endless), Event()

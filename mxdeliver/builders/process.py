@@ -100,22 +100,24 @@ class _Serving:
             return Failed(error=Internal.of(error))
         finally:
             os.close(lock)
-            self._tell()
 
     def _build(self, work: Work) -> Bundle:
         from mxdeliver.build import build  # noqa: PLC0415 - hardened first, see `main`
 
-        return build(
-            work.key,
-            work.client,
-            resources=work.resources,
-            source=self._source(work.source),
-            certificate=work.certificate,
-            spool=work.spool,
-            threads=self._threads,
-            log=self._log,
-            stop=self._stop,
-        )
+        try:
+            return build(
+                work.key,
+                work.client,
+                resources=work.resources,
+                source=self._source(work.source),
+                certificate=work.certificate,
+                spool=work.spool,
+                threads=self._threads,
+                log=self._log,
+                stop=self._stop,
+            )
+        finally:
+            self._tell()  # what is told later would be taken for another day's
 
     def _source(self, settings: SourceSettings) -> Source:
         """Give the source of the day before, where its settings are the same."""
@@ -137,9 +139,9 @@ class _Serving:
 
     def _tell(self) -> None:
         self._told_at = time.monotonic()
-        if self._events:
-            self._wire.send(Events(events=tuple(self._events)))
-            self._events.clear()
+        events, self._events = tuple(self._events), []
+        if events:
+            self._wire.send(Events(events=events))
 
     def _stop(self) -> bool:
         self._tell_in_time()

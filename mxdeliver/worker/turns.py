@@ -53,7 +53,7 @@ class Queue:
 
 
 class Connections:
-    """At most so many deliveries send at once; those beyond have given their days to builders."""
+    """At most so many deliveries send at once; those beyond are built, or were and wait here."""
 
     def __init__(self, most: int) -> None:
         self._free = Semaphore(most)

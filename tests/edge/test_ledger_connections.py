@@ -1,11 +1,13 @@
 """Connections that stay open between transactions: a place that changed, and errors still held."""
 
 import sqlite3
+import threading
+import time
 from contextlib import closing
 
 import pytest
 
-from mxdeliver.core.errors import LedgerCorrupt, LedgerMissing, SpoolIO, SpoolMode
+from mxdeliver.core.errors import LedgerBusy, LedgerCorrupt, LedgerMissing, SpoolIO, SpoolMode
 from mxdeliver.edge.ledger import Ledger, damage
 from mxdeliver.edge.ledger.database import Database
 from tests.support.ledgers import NOON, client
@@ -88,3 +90,29 @@ def written(state, statement):
     with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as database:
         database.execute("PRAGMA ignore_check_constraints = ON")
         database.execute(statement)
+
+
+def test_threads_behind_the_lock_of_another_process_wait_side_by_side_and_readers_pass(state):
+    waited = []
+
+    def write():
+        started = time.monotonic()
+        with pytest.raises(LedgerBusy):
+            ledger.plan([client()], now=NOON, catch_up_days=7)
+        waited.append(time.monotonic() - started)
+
+    with (
+        closing(sqlite3.connect(state / "ledger.db", isolation_level=None)) as other,
+        Ledger.open(state, now=NOON, busy_timeout=2.0) as ledger,
+    ):
+        other.execute("BEGIN IMMEDIATE")  # others may read
+        threads = [threading.Thread(target=write) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        started = time.monotonic()
+        ledger.deliveries()
+        assert time.monotonic() - started < 1.5
+        for thread in threads:
+            thread.join()
+    assert len(waited) == 4
+    assert max(waited) < 4  # two seconds each; eight, one after the other

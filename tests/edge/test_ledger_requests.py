@@ -292,3 +292,21 @@ def test_what_the_ledger_never_had_is_none_or_a_lookup_error(ledger):
     for question in (ledger.files, ledger.bundle, ledger.attempts, ledger.temporaries):
         with pytest.raises(LookupError):
             question(unknown)
+
+
+def test_more_clients_can_be_asked_of_than_a_statement_takes(ledger):
+    ledger.ensure([client(number) for number in (1, 1200, 2400)], YESTERDAY, now=NOON)
+    found = ledger.deliveries(client_guids=[guid(number) for number in range(2500, 0, -1)])
+    assert [one.key.client_guid for one in found] == [guid(1), guid(1200), guid(2400)]
+    assert ledger.deliveries(client_guids=[]) == []
+
+
+def test_a_login_is_lifted_by_a_resume_of_these_clients_alone(ledger):
+    ledger.ensure([client(1), client(2)], YESTERDAY, now=NOON)
+    with ledger.claim(key(), now=NOON, context="c", deadline=NOON + timedelta(hours=1)) as lease:
+        lease.park(now=NOON, error_code="AUTH_FAILED", error="no")
+    later = NOON + timedelta(minutes=5)
+    assert ledger.lifted_at([guid(1), guid(2)]) is None
+    ledger.resume(client_guid=guid(1), day=None, now=later)
+    assert ledger.lifted_at([guid(1), guid(2)]) == later
+    assert ledger.lifted_at([guid(2)]) is None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
@@ -38,7 +37,7 @@ from mxdeliver.edge.ledger.tables import SCHEMA_VERSION, clients, deliveries, hi
 from mxdeliver.edge.ledger.waiting import BUSY, WaitingConnection, file_at
 
 CLOCK_TOLERANCE = timedelta(days=1)
-_LOOK_SECONDS = 0.2
+_TURN_SECONDS = 0.2
 _KEPT = 8
 """Connections that stay open between transactions; one more is closed behind its transaction."""
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -113,21 +112,20 @@ class Database:
                 connection.begin()
                 yield connection
                 connection.commit()
-            except (DBAPIError, sqlite3.Error):  # no connection is kept behind one, but all others
+            except (DBAPIError, sqlite3.Error, UnicodeDecodeError):
+                # Such an error may be of this connection alone; all others are kept.
                 connection.invalidate()
                 raise
 
     @contextmanager
     def _in_turn(self) -> Iterator[None]:
-        """Have the threads of this process go one after the other, without waiting for SQLite.
+        """Have the threads of this process go one after the other, as far as that takes no time.
 
-        Who meets a lock there sleeps, longer each time, and is not told when it is gone. That lock
-        alone counts: whose turn does not come in time tries all the same.
+        Who meets a lock of SQLite's sleeps, longer each time, and is not told when it is gone. That
+        lock alone counts: whose turn does not come soon, as behind somebody who waits for another
+        process, tries all the same.
         """
-        ends_at = time.monotonic() + self._busy_timeout
-        while not (has_turn := self._turn.acquire(timeout=_LOOK_SECONDS)):
-            if self._stop() or time.monotonic() >= ends_at:
-                break
+        has_turn = self._turn.acquire(timeout=_TURN_SECONDS)
         try:
             yield
         finally:

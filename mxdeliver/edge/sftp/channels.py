@@ -190,6 +190,7 @@ class FurtherChannels:
         with suppress(MxdeliverError, SSHException, OSError, EOFError, struct.error):
             engine, _ = _engine(opening, self._connection, ahead=self._ahead)
             engine.start()
+            engine.flush()  # nobody asks for more before the files are sent
             self._engines.append(engine)
 
     def engines(self) -> Sequence[Engine]:

@@ -98,7 +98,7 @@ def read_string(body: bytes, offset: int = 0) -> tuple[bytes, int]:
 
 
 class Posted:
-    """Requests that were sent at once; their answers are given in the order of the requests."""
+    """Requests that go out together; their answers are given in the order of the requests."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -106,7 +106,7 @@ class Posted:
         self._count = 0
 
     def add(self, kind: Kind, body: bytes, *, optional: bool = False) -> None:
-        """Send one more."""
+        """Let one more go with them."""
         on_reply = partial(self._replies.__setitem__, self._count)
         self._engine.send(kind, body, on_reply, optional=optional)
         self._count += 1
@@ -144,7 +144,7 @@ class Engine:
         return len(self._waiting)
 
     def hail(self) -> None:
-        """Send what SFTP begins with, before `start` does; requests may follow without waiting.
+        """Begin with SFTP, before `start` does; requests may follow without waiting, and `flush` sends.
 
         Only to a server that answers in order, and refuses the extension that it does not know.
         """
@@ -205,7 +205,7 @@ class Engine:
         if optional:
             self._optional.add(self._next_id)
         head = _FIXED.pack(5 + len(body) + len(data), kind, self._next_id)
-        if len(self._unsent) + len(data) < _WORTH_SENDING:
+        if len(self._unsent) + len(body) + len(data) < _WORTH_SENDING:
             self._unsent += b"".join((head, body, data))
         else:
             packets = b"".join((self._unsent, head, body, data))
