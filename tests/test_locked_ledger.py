@@ -6,8 +6,10 @@ F50.
 
 from __future__ import annotations
 
+import signal
 import sqlite3
 import subprocess
+import time
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -23,6 +25,7 @@ from mxdeliver.core.model import Outcome
 from mxdeliver.deliver import deliver
 from mxdeliver.edge.avro import load_resources
 from mxdeliver.edge.ledger import Ledger
+from tests.support.openssh import wait_until
 from tests.support.outcomes import (
     DAY,
     FILES,
@@ -104,6 +107,27 @@ def test_a_ledger_that_another_process_locks_for_a_while_is_waited_for(deploymen
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
     assert len(party.received()) == FILES
+
+
+def test_sigterm_ends_a_run_of_many_clients_at_a_locked_ledger_within_ten_seconds(deployment):
+    deployment.document["schedule"] = {"workers": 4}
+    parties = [add_client(deployment, f"Client {number}") for number in range(1, 13)]
+    fill(deployment)
+    process = deployment.start("run", "--date", str(DAY))
+    log = deployment.folder / "logs/deliveries.jsonl"
+    wait_until(
+        lambda: log.exists() and log.read_text().count("delivery.started") >= 4, "four clients"
+    )
+    with closing(sqlite3.connect(deployment.folder / "state/ledger.db", timeout=20)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        time.sleep(1)  # all that are under way come to it
+        process.send_signal(signal.SIGTERM)
+        stopped_at = time.monotonic()
+        _, errors = process.communicate(timeout=60)
+        assert time.monotonic() - stopped_at < 10
+    assert process.returncode == 75, errors
+    assert deployment.run("run", "--date", str(DAY)).returncode == 0
+    assert [len(party.received()) for party in parties] == [FILES] * 12
 
 
 @pytest.mark.parametrize(
