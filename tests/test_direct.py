@@ -83,6 +83,7 @@ def torn(party, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr("mxdeliver.edge.sftp.upload.DEFAULT_PIECE", 500)
+        patched.setattr("mxdeliver.edge.sftp.engine._WORTH_SENDING", 0)  # each piece at once
         patched.setattr(Uploader, "_write_piece", crashing)
         with pytest.raises(CrashError):
             attempt(party)
