@@ -124,8 +124,10 @@ def _build_and_push(
     known = site.ledger.bundle(key)
     bundle = known or site.spool.bundle(key)
     # Sealed by no attempt that the ledger has: it was restored from an earlier backup.
-    unheard_of = (bundle is not None and known is None) and not site.ledger.may_have_sealed(
-        key, before=lease.number
+    unheard_of = (
+        bundle is not None
+        and known is None
+        and not site.ledger.may_have_sealed(key, before=lease.number)
     )
     if bundle is None:
         bundle = site.build(

@@ -47,8 +47,8 @@ class Refusal:
 
 
 _Secrets: TypeAlias = tuple[str | None, ...]
-_Key: TypeAlias = tuple[str, int, str]
-_Login: TypeAlias = tuple[_Key, _Secrets]
+_Account: TypeAlias = tuple[str, int, str]
+_Login: TypeAlias = tuple[_Account, _Secrets]
 
 
 @dataclass(slots=True)
@@ -79,9 +79,9 @@ class Logins:
         context: Callable[[Client], str],
         learnt: Learnt,
     ) -> None:
-        self._accounts: dict[_Key, list[Client]] = {}
+        self._accounts: dict[_Account, list[Client]] = {}
         for client in clients:
-            self._accounts.setdefault(_key(client), []).append(client)
+            self._accounts.setdefault(_account(client), []).append(client)
         self._ledger = ledger
         self._context = context
         self._learnt = learnt
@@ -98,7 +98,7 @@ class Logins:
         if not parked:
             return None
         secrets = self._secrets(client)
-        account = self._accounts[_key(client)]
+        account = self._accounts[_account(client)]
         sharing = [one for one in account if one is client or self._secrets(one) == secrets]
         refused = [
             delivery
@@ -136,7 +136,7 @@ class Logins:
 
         try:
             if waits:  # another may have met something meanwhile
-                self._forget(self._accounts[_key(client)])
+                self._forget(self._accounts[_account(client)])
             if (refusal := self.refusal(client)) is not None:
                 raise refusal.as_error()
             yield went_well
@@ -186,11 +186,11 @@ class Logins:
                 self._learnt.parked.pop(client.guid, None)
 
     def _login(self, client: Client) -> _Login:
-        return _key(client), self._secrets(client)
+        return _account(client), self._secrets(client)
 
     def _parked(self, client: Client) -> dict[str, list[Delivery]]:
         """Give what is parked for a refused login to the client's account, by client."""
-        guids = [one.guid for one in self._accounts[_key(client)]]
+        guids = [one.guid for one in self._accounts[_account(client)]]
         with self._learnt.lock:
             known, forgotten = self._learnt.parked.copy(), self._learnt.forgotten
         asked: dict[str, list[Delivery]] = {guid: [] for guid in guids if guid not in known}
@@ -230,7 +230,7 @@ class _Once:
             call()
 
 
-def _key(client: Client) -> _Key:
+def _account(client: Client) -> _Account:
     return client.endpoint.host, client.endpoint.port, client.endpoint.username
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
@@ -54,8 +55,8 @@ class Site:
         settings = self.source_settings[client.source]
         return binding.version(client, self.resources, settings, self.ledger.secret_key)
 
-    def expect(self, keys: Collection[DeliveryKey]) -> None:
-        """Start builders for these deliveries, a set, where they are worth it."""
+    def expect(self, keys: AbstractSet[DeliveryKey]) -> None:
+        """Start builders for these deliveries, where they are worth it."""
         if self.builders is not None:
             unfinished = self.ledger.deliveries(states=_UNFINISHED)
             self.builders.expect(one for one in unfinished if one.key in keys)

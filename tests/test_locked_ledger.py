@@ -36,6 +36,7 @@ from tests.support.outcomes import (
     run_day,
     small_deployment,
 )
+from tests.support.proxy import Proxy
 
 
 @pytest.fixture
@@ -109,24 +110,28 @@ def test_a_ledger_that_another_process_locks_for_a_while_is_waited_for(deploymen
     assert len(party.received()) == FILES
 
 
-def test_sigterm_ends_a_run_of_many_clients_at_a_locked_ledger_within_ten_seconds(deployment):
+def test_sigterm_ends_a_run_of_many_clients_at_a_locked_ledger_within_ten_seconds(
+    deployment, server
+):
     deployment.document["schedule"] = {"workers": 4}
-    parties = [add_client(deployment, f"Client {number}") for number in range(1, 13)]
-    fill(deployment)
-    process = deployment.start("run", "--date", str(DAY))
-    log = deployment.folder / "logs/deliveries.jsonl"
-    wait_until(
-        lambda: log.exists() and log.read_text().count("delivery.started") >= 4, "four clients"
-    )
-    with closing(sqlite3.connect(deployment.folder / "state/ledger.db", timeout=20)) as holder:
-        holder.execute("BEGIN EXCLUSIVE")
-        time.sleep(1)  # all that are under way come to it
-        process.send_signal(signal.SIGTERM)
-        stopped_at = time.monotonic()
-        _, errors = process.communicate(timeout=60)
-        assert time.monotonic() - stopped_at < 10
-    assert process.returncode == 75, errors
-    assert deployment.run("run", "--date", str(DAY)).returncode == 0
+    with Proxy(server.port) as proxy:
+        proxy.hold_after = dict.fromkeys(range(1, 5), 12_000)  # so that none is through before
+        parties = [
+            add_client(deployment, f"Client {number}", sftp={"port": proxy.port})
+            for number in range(1, 13)
+        ]
+        fill(deployment)
+        process = deployment.start("run", "--date", str(DAY))
+        wait_until(lambda: proxy.connections == 4, "four connections", 60)
+        with closing(sqlite3.connect(deployment.folder / "state/ledger.db", timeout=20)) as holder:
+            holder.execute("BEGIN EXCLUSIVE")
+            process.send_signal(signal.SIGTERM)
+            stopped_at = time.monotonic()
+            _, errors = process.communicate(timeout=60)
+            assert time.monotonic() - stopped_at < 10
+        assert process.returncode == 75, errors
+        proxy.hold_after = {}
+        assert deployment.run("run", "--date", str(DAY)).returncode == 0
     assert [len(party.received()) for party in parties] == [FILES] * 12
 
 

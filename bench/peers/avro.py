@@ -51,8 +51,8 @@ def with_fastavro(batches: Sequence[Any], schema: str, codec: str, output: Path)
 def with_apache(batches: Sequence[Any], schema: str, codec: str, output: Path) -> None:
     """Write with the Avro project's own library."""
     import avro.datafile  # noqa: PLC0415 - only one library is loaded
-    import avro.io  # noqa: PLC0415
-    import avro.schema  # noqa: PLC0415
+    import avro.io  # noqa: PLC0415 - as above
+    import avro.schema  # noqa: PLC0415 - as above
 
     parsed = avro.schema.parse(schema)
     rows = Rows(batches)

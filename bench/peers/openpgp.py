@@ -46,7 +46,7 @@ def with_pgpy(path: str, key: str, output: str) -> None:
     """Encrypt a message in memory and write it."""
     warnings.simplefilter("ignore")
     import pgpy  # noqa: PLC0415 - only one library is loaded
-    from pgpy.constants import CompressionAlgorithm, SymmetricKeyAlgorithm  # noqa: PLC0415
+    from pgpy.constants import CompressionAlgorithm, SymmetricKeyAlgorithm  # noqa: PLC0415 - as above
 
     certificate, _ = pgpy.PGPKey.from_file(key)
     growth = Growth()

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from mxdeliver.core.model import Bundle, SourceSettings
     from mxdeliver.edge.sources import Source
 
-
 _TELL_SECONDS = 0.2
+"""So long what has come to pass may wait for more, to be told in one message."""
 
 
 def main(program: int, descriptor: int) -> None:

@@ -74,7 +74,7 @@ class Alarm:
         self, wake: Callable[[], datetime | None], stop: Event, *, every: timedelta
     ) -> None:
         from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_EXECUTED  # noqa: PLC0415 - see cli
-        from apscheduler.schedulers.background import BackgroundScheduler  # noqa: PLC0415
+        from apscheduler.schedulers.background import BackgroundScheduler  # noqa: PLC0415 - see cli
 
         self._wake = wake
         self._stop = stop

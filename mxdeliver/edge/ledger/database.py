@@ -67,7 +67,7 @@ class Database:
             max_overflow=-1,
             pool_use_lifo=True,
         )
-        # Of the pool: an event of the engine's own would make each statement a third dearer.
+        # Of the pool: with an event of the engine's own each statement would ask for listeners.
         event.listen(self._engine, "checkout", self._require_same_file)
 
     def _connect(self) -> sqlite3.Connection:
