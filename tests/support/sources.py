@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 
 from mxdeliver.core.calendar import Window
 from mxdeliver.core.model import EndOfStream, EventType, Field, Resource, SourceSettings
 from mxdeliver.edge.sources import Snapshot, Source
 from mxdeliver.edge.sources.warehouse import DuckDBSource
+from tests.support.warehouse import to_write
 
 CLIENT = "CLT-0858efd1-2d2e-6a5d-f2b5-c7dad42ef184"
 OTHER_CLIENT = "CLT-ffffffff-0000-0000-0000-000000000000"
@@ -66,7 +66,7 @@ def source(
 def database(folder: Path, *statements: str) -> Path:
     """Make or change warehouse.duckdb."""
     path = folder / "warehouse.duckdb"
-    with duckdb.connect(str(path)) as connection:
+    with to_write(path) as connection:
         for statement in statements:
             connection.execute(statement)
     return path

@@ -3,6 +3,7 @@
     settings      what the configuration may say about a DuckDB source
     warehouse     the source itself: opens DuckDB so that it neither spills nor reaches further
                   than the configuration says
+    engines       DuckDBs, and how long one keeps the database that nobody reads
     snapshot      all streams of one delivery, out of one state of the data
     known         what was found out about a database file, for the next client
     queries       the SQL: default queries, the vetting of a user's own

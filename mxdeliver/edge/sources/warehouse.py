@@ -1,25 +1,25 @@
 """The embedded source: a DuckDB database file, views over Parquet, CSV and JSON files, or both.
 
 DuckDB here never spills to disk, loads no extension, sees no Python variable, and reads no file but
-those that the configuration names. Each snapshot has a DuckDB to itself, in memory, and attaches the
-database anew, read-only: clients are delivered side by side, and each must see the file as it is when
-its own delivery begins. To make such a DuckDB takes as long as a small client's whole day, so one that
-ended well, and has let the database go, is used again, with what it knows of a file that is still the
-same.
+those that the configuration names. Each snapshot has a DuckDB to itself, in memory, with the database
+attached read-only: clients are delivered side by side, and each must see the file as it is when its own
+delivery begins. To make such a DuckDB takes as long as a small client's whole day, so one that ended
+well is used again, with what it knows of a file that is still the same. Attaching takes a tenth of a
+small client's day, so it lets the database go only when nobody has come for it (`engines`), or when the
+file is another one by then.
 """
 
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
 
 import duckdb
 
 from mxdeliver.core.errors import MxdeliverError, SourceIncomplete
 from mxdeliver.core.model import EventType, Resource, SourceSettings
+from mxdeliver.edge.sources.engines import Engine, Resting
 from mxdeliver.edge.sources.failures import FOREIGN_ERRORS, Stage, translate
 from mxdeliver.edge.sources.files import Files, database_files, with_absolute_files
 from mxdeliver.edge.sources.known import Known
@@ -36,7 +36,6 @@ SLICE_SHARE = 5
 """A slice aims at this part of the memory limit: sorting holds its values more than once, beside what
 of a file is unpacked."""
 
-_DATABASE = "warehouse"
 _FRUGAL = {
     "allocator_flush_threshold": "8MB",
     "allocator_bulk_deallocation_flush_threshold": "8MB",
@@ -47,23 +46,6 @@ _FRUGAL = {
 results waiting to be taken. Smaller, they cost no time and save a fifth of what a large file takes."""
 
 _Key = tuple[str, EventType]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Engine:
-    """A DuckDB that may reach the source's files alone, its settings locked; no data is in it.
-
-    `database` is the file itself, behind any links. Own queries and views have absolute file names;
-    or what is wrong with each. `known` is true of the `files` as they were last remembered.
-    """
-
-    database: str | None
-    connection: duckdb.DuckDBPyConnection
-    files: Files
-    known: Known
-    own_queries: Mapping[_Key, OwnQuery | MxdeliverError]
-    views: Mapping[str, str | MxdeliverError]
-    patterns: frozenset[str]
 
 
 class DuckDBSource:
@@ -85,7 +67,7 @@ class DuckDBSource:
             first_rows=slice_rows, bytes=slice_bytes or self._options.memory_bytes // SLICE_SHARE
         )
         self._few_rows = slice_rows if few_rows is None else few_rows
-        self._idle: deque[_Engine] = deque()
+        self._resting = Resting()
 
     def snapshot(self) -> AbstractContextManager[DuckDBSnapshot]:
         """Hold one state of the data, in one read transaction."""
@@ -119,6 +101,7 @@ class DuckDBSource:
         try:
             if not engine.files.remember():
                 engine.known.forget()
+                engine.let_go()
             if engine.database != self._real_path():
                 raise SourceIncomplete(f"source {self._settings.name}: its database was replaced")
             self._attach(engine)
@@ -142,33 +125,32 @@ class DuckDBSource:
         finally:
             self._leave(engine, ended_well=ended_well)
 
-    def _take(self) -> _Engine:
+    def _take(self) -> Engine:
         """Give a DuckDB that nobody uses; a new one where there is none, or the database has moved."""
         database = self._real_path()
-        with suppress(IndexError):
-            while (engine := self._idle.pop()).database != database:
-                engine.connection.close()
-            return engine
+        while (engine := self._resting.take()) is not None:
+            if engine.database == database:
+                return engine
+            engine.connection.close()
         return self._make(database)
 
     def _real_path(self) -> str | None:
         named = self._options.database
         return None if named is None else os.path.realpath(named)
 
-    def _leave(self, engine: _Engine, *, ended_well: bool) -> None:
-        """Keep a DuckDB for the next snapshot, without the database; or end it.
+    def _leave(self, engine: Engine, *, ended_well: bool) -> None:
+        """Keep a DuckDB for the next snapshot, or end it.
 
         One that has views, or has read other files, may have kept something of them.
         """
         if ended_well and engine.database and not (engine.views or engine.patterns):
             with suppress(duckdb.Error):
-                for statement in ("rollback", "use memory", f"detach {_DATABASE}"):
-                    engine.connection.execute(statement)
-                self._idle.append(engine)
+                engine.connection.execute("rollback")
+                self._resting.put(engine)
                 return
         engine.connection.close()
 
-    def _make(self, database: str | None) -> _Engine:
+    def _make(self, database: str | None) -> Engine:
         connection = self._connect()
         try:
             own_queries, views, patterns = self._read_sql(connection)
@@ -177,7 +159,7 @@ class DuckDBSource:
         except BaseException:
             connection.close()
             raise
-        return _Engine(
+        return Engine(
             database=database,
             connection=connection,
             files=files,
@@ -260,13 +242,9 @@ class DuckDBSource:
                 views[name] = error
         return own_queries, views, frozenset(patterns)
 
-    def _attach(self, engine: _Engine) -> None:
-        if engine.database is None:
-            return
-        path, execute = "'" + engine.database.replace("'", "''") + "'", engine.connection.execute
+    def _attach(self, engine: Engine) -> None:
         try:
-            execute(f"attach {path} as {_DATABASE} (read_only, type duckdb)")
-            execute(f"use {_DATABASE}")
+            engine.attach()
         except FOREIGN_ERRORS as error:
             where = f"source {self._settings.name}: {self._options.database}"
             raise translate(error, Stage.OPEN, where) from error
