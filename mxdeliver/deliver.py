@@ -29,7 +29,7 @@ from mxdeliver.core.model import (
     DeliveryKey,
     Outcome,
 )
-from mxdeliver.edge.ledger import FileStage, Lease
+from mxdeliver.edge.ledger import FileStage, Lease, ServerProfile
 from mxdeliver.push import push
 from mxdeliver.site import Result, Site
 
@@ -53,7 +53,7 @@ def deliver(key: DeliveryKey, client: Client, site: Site, gate: Gate = _always_o
     ) as lease:
         log = site.log(key, attempt=lease.number)
         try:
-            bundle = _attempt(key, client, site, gate, lease, log)
+            bundle, profile = _attempt(key, client, site, gate, lease, log)
         except MxdeliverError as error:
             return _ended(error, key, client, site, lease=lease, log=log, started=started)
         except Exception as error:  # noqa: BLE001 - a bug stays with its client
@@ -71,13 +71,13 @@ def deliver(key: DeliveryKey, client: Client, site: Site, gate: Gate = _always_o
             encrypted_file_size=bundle.encrypted_size,
             seconds=seconds,
         )
-        lease.delivered(now=site.clock())
+        lease.delivered(now=site.clock(), profile=profile)
         return Result(key=key, outcome=Outcome.DELIVERED, seconds=seconds)
 
 
 def _attempt(
     key: DeliveryKey, client: Client, site: Site, gate: Gate, lease: Lease, log: Log
-) -> Bundle:
+) -> tuple[Bundle, ServerProfile | None]:
     log(
         "delivery.started",
         f"{client.name}, {key.snapshot_date}",
@@ -86,7 +86,7 @@ def _attempt(
     )
     now = site.clock()
     # What is under way ends after so long, wherever a clock that is set meanwhile points.
-    limit = time.monotonic() + (_time_limit(key, client, site, now) - now).total_seconds()
+    limit = time.monotonic() + (_time_limit(client, lease, now) - now).total_seconds()
 
     def stop() -> bool:
         return site.stop() or time.monotonic() >= limit
@@ -99,12 +99,9 @@ def _attempt(
         raise DeadlinePassed("the time for this delivery is over while it was under way") from error
 
 
-def _time_limit(key: DeliveryKey, client: Client, site: Site, now: datetime) -> datetime:
+def _time_limit(client: Client, lease: Lease, now: datetime) -> datetime:
     """Give the end of this attempt: the deadline, or as long anew where that has passed already."""
-    delivery = site.ledger.get(key)
-    if delivery is not None and delivery.deadline is not None and delivery.deadline > now:
-        return delivery.deadline
-    return now + client.retry.deadline
+    return lease.deadline if lease.deadline > now else now + client.retry.deadline
 
 
 def _build_and_push(
@@ -117,7 +114,7 @@ def _build_and_push(
     *,
     now: datetime,
     stop: Callable[[], bool],
-) -> Bundle:
+) -> tuple[Bundle, ServerProfile | None]:
     # Vetted also when the bundle is sealed: a key that was revoked since then is not sent to.
     certificate = binding.certificate(client, now)
     binding.warn_of_expiry(client, certificate, now, log)
@@ -146,9 +143,9 @@ def _build_and_push(
             f"{key.snapshot_date} of {client.name} is sealed for an earlier key and partly "
             "delivered; `mxdeliver resend --rebuild` seals it for the present one"
         )
-    lease.sealed(bundle, in_doubt=unheard_of)
+    lease.sealed(bundle, destination=client.endpoint.destination, in_doubt=unheard_of)
     with gate(client, stop) as went_well:
-        push(
+        profile = push(
             bundle,
             client,
             lease=lease,
@@ -160,7 +157,7 @@ def _build_and_push(
             log=_and_then(log, "connection.opened", went_well),
             stop=stop,
         )
-    return bundle
+    return bundle, profile
 
 
 def _and_then(log: Log, event: str, call: Callable[[], None]) -> Log:

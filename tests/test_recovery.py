@@ -11,7 +11,7 @@ import pytest
 from mxdeliver.core.errors import RemoteDenied
 from mxdeliver.core.model import Outcome
 from mxdeliver.deliver import deliver, needs_new_revision
-from mxdeliver.edge.ledger import Lease, Ledger
+from mxdeliver.edge.ledger import Lease
 from mxdeliver.edge.sftp import Session
 from tests.support.attempts import (
     DAY,
@@ -58,7 +58,6 @@ STEPS = [
     (Lease, "publishing", True, 2),
     (Session, "rename", True, 2),
     (Lease, "published", True, 2),
-    (Ledger, "forget_temporaries", False, 1),
     (Lease, "delivered", False, 1),
 ]
 

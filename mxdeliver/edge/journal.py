@@ -51,6 +51,8 @@ DURABLE = frozenset({"delivery.delivered"})
 """Events whose line in a file survives a power cut: once the ledger says the same, nothing says it again."""
 
 LEVELS = frozenset({"info", "warning", "error"})
+_PLACES = {name: place for place, name in enumerate(FIELDS)}
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _LONGEST_TEXT = 1000
 
 
@@ -133,8 +135,7 @@ class Journal:
     def _line(self, event: str, message: str, *, level: str, fields: dict[str, object]) -> bytes:
         if level not in LEVELS:
             raise TypeError(f"{level!r} is not a level of the delivery log")
-        unknown = fields.keys() - set(FIELDS)
-        if unknown:
+        if unknown := fields.keys() - _PLACES.keys():
             raise TypeError(f"the delivery log has no field {', '.join(sorted(unknown))}")
         document: dict[str, object] = {
             "ts": _plain(self._clock()),
@@ -143,10 +144,10 @@ class Journal:
             "run_id": self._run_id,
             "message": _plain(message),
         }
-        for name in FIELDS:
-            if fields.get(name) is not None:
+        for name in sorted(fields, key=_PLACES.__getitem__):
+            if fields[name] is not None:
                 document[name] = _plain(fields[name])
-        return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        return _ENCODER.encode(document).encode() + b"\n"
 
     def _guarded(self, action: Callable[[], object]) -> None:
         try:
@@ -278,6 +279,8 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 def _plain(value: object) -> object:
     """Give a value as JSON has it; TypeError for a kind that the log does not write."""
+    if type(value) is str:  # most are
+        return peer_text(value, _LONGEST_TEXT)
     if isinstance(value, Enum):
         value = value.value
     if isinstance(value, datetime):

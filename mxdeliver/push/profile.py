@@ -16,7 +16,7 @@ _DAYS_REMEMBERED = 7
 
 
 class Profile:
-    """The profile of one push; what was found out is kept in the ledger."""
+    """The profile of one push."""
 
     def __init__(
         self,
@@ -55,7 +55,8 @@ class Profile:
     def rename_is_impossible(self, evidence: Mapping[str, Evidence]) -> None:
         """Remember at once that files must be written directly."""
         self.saw(evidence)
-        self._keep(Publishing.DIRECT, decided_on=self._today)
+        self._known = self._found(Publishing.DIRECT, decided_on=self._today)
+        self._lease.server(self._known)
         self._level = None
 
     def saw(self, evidence: Mapping[str, Evidence], outcomes: Iterable[RenameOutcome] = ()) -> None:
@@ -68,17 +69,22 @@ class Profile:
         self._sweeps |= any(one.taken for one in evidence.values())
         self._sweeps |= RenameOutcome.SWEPT in set(outcomes)
 
-    def keep(self) -> None:
-        """Write down what this delivery has shown; nothing where it sent no file."""
+    def news(self) -> ServerProfile | None:
+        """Give what this delivery has shown and the ledger does not know; None where it sent no file."""
         if self._level is None:
-            return
+            return None
         if self.is_direct and self._known is not None:
-            self._keep(Publishing.DIRECT, decided_on=self._known.decided_on)
+            found = self._found(Publishing.DIRECT, decided_on=self._known.decided_on)
         else:
-            self._keep(Publishing.RENAME, decided_on=self._today)
+            found = self._found(Publishing.RENAME, decided_on=self._today)
+        known = self._known
+        if known is not None and found.publishing is known.publishing is Publishing.RENAME:
+            # a new date alone is not worth being written
+            known = replace(known, decided_on=found.decided_on)
+        return None if found == known else found
 
-    def _keep(self, publishing: Publishing, *, decided_on: SnapshotDate) -> None:
-        found = ServerProfile(
+    def _found(self, publishing: Publishing, *, decided_on: SnapshotDate) -> ServerProfile:
+        return ServerProfile(
             destination=self._destination,
             software=self._software,
             publishing=publishing,
@@ -86,9 +92,3 @@ class Profile:
             sweeps=self._sweeps,
             decided_on=decided_on,
         )
-        known = self._known
-        if known is not None and publishing is known.publishing is Publishing.RENAME:
-            known = replace(known, decided_on=decided_on)  # a new date alone is not worth a commit
-        if found != known:
-            self._lease.server(found)
-        self._known = found

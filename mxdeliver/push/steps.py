@@ -21,7 +21,14 @@ from mxdeliver.core.errors import (
 )
 from mxdeliver.core.log import Log
 from mxdeliver.core.model import Artifact, Bundle, Client, DailyFile
-from mxdeliver.edge.ledger import FileStage, FileState, Lease, PublishEvidence, Publishing
+from mxdeliver.edge.ledger import (
+    FileStage,
+    FileState,
+    Lease,
+    PublishEvidence,
+    Publishing,
+    ServerProfile,
+)
 from mxdeliver.edge.sftp import (
     Credentials,
     Evidence,
@@ -52,10 +59,11 @@ def push(
     nonce: Callable[[], str],
     log: Log,
     stop: Callable[[], bool],
-) -> None:
+) -> ServerProfile | None:
     """Make every file of the bundle appear on the client's server, the manifest last.
 
-    Returns when the server has acknowledged all of it and the ledger knows. Raises the errors of the
+    Returns when the server has acknowledged all of it and the ledger knows: gives what is new about
+    the server, if anything is. Raises the errors of the
     network, the handshake and the client's server, SpoolCorrupt, LeaseLost, StopRequested.
     """
     for name in lease.bound_to(client.endpoint.destination):
@@ -68,7 +76,7 @@ def push(
     progress = records.files(bundle.key)
     wanted = [file for file in bundle.files if not _is_published(progress, file)]
     if not wanted:
-        return
+        return None
     started = time.monotonic()
     # A server that takes further channels, or what is sent ahead, amiss is tried again without.
     files = {file.name: file.encrypted_file_size for file in wanted} if lease.number == 1 else {}
@@ -100,7 +108,7 @@ def push(
                 host=client.endpoint.host,
                 port=facts.port,
             )
-        _Push(
+        return _Push(
             bundle,
             client,
             session=session,
@@ -154,8 +162,11 @@ class _Push:
         self._nonce = nonce
         self._log = log
 
-    def carry_out(self) -> None:
-        """Publish what is not there yet, by renaming unless that is known to be impossible."""
+    def carry_out(self) -> ServerProfile | None:
+        """Publish what is not there yet, by renaming unless that is known to be impossible.
+
+        Gives what was found out about the server and the ledger does not know.
+        """
         if not self._profile.is_direct:
             try:
                 self._upload_and_rename()
@@ -169,7 +180,7 @@ class _Push:
                 )
         if self._profile.is_direct:
             self._write_directly()
-        self._profile.keep()
+        return self._profile.news()
 
     def _look(self) -> tuple[list[Artifact], Found]:
         """Give the files that are still to be sent, after writing down which are there."""
@@ -178,7 +189,7 @@ class _Push:
         found = self._existing.look(wanted, progress, sweeps=self._profile.sweeps)
         # Before anything on the server is changed.
         self._lease.require_certainty(
-            [file.name for file in wanted if file.name not in found.there]
+            progress, [file.name for file in wanted if file.name not in found.there]
         )
         if self._profile.is_direct and self._withdraw_manifest(wanted, progress, found):
             wanted = [file for file in wanted if file is not self._bundle.manifest]
@@ -215,7 +226,6 @@ class _Push:
         self._existing.take_away(found.replaced)
         for files in self._in_order(missing):
             self._publish(files, temporaries, evidence)
-        self._records.forget_temporaries(self._bundle.key, list(temporaries.values()))
 
     def _upload(self, file: Artifact, temporaries: Mapping[str, str]) -> Upload:
         return Upload(
@@ -256,12 +266,22 @@ class _Push:
             self._lease.not_renamed(names)
             raise
         self._note_sent(renaming.outcomes, evidence)
+        self._forget_renamed_before(renaming.outcomes, temporaries)
         if renaming.failure is not None:
             settled = renaming.outcomes.keys() | renaming.unconfirmed
             self._lease.not_renamed([name for name in names if name not in settled])
             if _shows_that_only_writing_helps(renaming.failure, evidence):
                 self._profile.rename_is_impossible(evidence)
             raise renaming.failure
+
+    def _forget_renamed_before(
+        self, outcomes: Mapping[str, RenameOutcome], temporaries: Mapping[str, str]
+    ) -> None:
+        """Tell the ledger of temporary names that it does not know to be gone (`Lease.published`)."""
+        before = RenameOutcome.ALREADY_PUBLISHED
+        gone = [temporaries[name] for name, outcome in outcomes.items() if outcome is before]
+        if gone:
+            self._records.forget_temporaries(self._bundle.key, gone)
 
     @contextmanager
     def _tidy(

@@ -11,7 +11,7 @@ import pytest
 
 from mxdeliver.core.errors import Internal, LeaseHeld, LeaseLost, SpoolCorrupt, StopRequested
 from mxdeliver.core.model import DeliveryState, Outcome
-from mxdeliver.edge.ledger import FileStage, Ledger
+from mxdeliver.edge.ledger import FileStage, Ledger, Publishing, ServerProfile
 from tests.support.evidence import EVIDENCE
 from tests.support.ledgers import (
     NOON,
@@ -241,6 +241,46 @@ def test_what_was_sealed_is_written_once(tmp_path, ledger):
             with pytest.raises(sqlite3.IntegrityError):
                 database.execute(statement)
     database.close()
+
+
+def test_what_was_sealed_for_a_destination_is_bound_to_it(ledger):
+    name = bundle(key()).files[0].name
+    with claim(ledger) as lease:
+        lease.sealed(bundle(key()), destination="here")
+        assert lease.bound_to("here") == []
+        lease.uploading({name: "temporary"})
+        assert lease.bound_to("here") == []
+        assert lease.bound_to("there") == ["temporary"]
+        assert ledger.files(key())[name].state is FileStage.SEALED
+        lease.sealed(bundle(key()), destination="here")
+        assert lease.bound_to("there") == []
+
+
+def test_what_a_delivery_has_shown_of_the_server_is_kept_with_its_end(ledger):
+    shown = ServerProfile(
+        destination="here",
+        software="SSH-2.0-x",
+        publishing=Publishing.RENAME,
+        level="hash",
+        sweeps=False,
+        decided_on=YESTERDAY,
+    )
+    with claim(ledger) as lease:
+        publish_all(lease, bundle(key()))
+        assert ledger.server(key().client_guid) is None
+        lease.delivered(now=NOON, profile=shown)
+        with pytest.raises(LeaseLost):
+            lease.delivered(now=NOON, profile=replace(shown, level="ack"))
+    assert ledger.server(key().client_guid) == shown
+
+
+@pytest.mark.parametrize("later", [timedelta(0), timedelta(hours=1)])
+def test_an_attempt_knows_when_the_delivery_ends_which_the_first_has_fixed(ledger, later):
+    with claim(ledger) as lease:
+        assert lease.deadline == DEADLINE
+        lease.retry(now=NOON, not_before=NOON, error_code="STALLED", error="slow")
+    with claim(ledger, now=NOON + later) as lease:
+        assert lease.deadline == DEADLINE
 
 
 def test_a_seal_that_a_stop_kept_from_the_locked_ledger_is_the_next_attempts_own(tmp_path, ledger):

@@ -27,6 +27,17 @@ _MAY_HAVE_SEALED = select(
         _UNSAID,
     )
 )
+_BEGIN = (
+    update(deliveries)
+    .where(deliveries.c.id == bindparam("_id"))
+    .values(
+        not_before=None,
+        **{
+            name: bindparam(name)
+            for name in ("state", "token", "attempts", "deadline", "fingerprint", "changed_at")
+        },
+    )
+)
 
 
 def take(
@@ -57,23 +68,31 @@ def take(
         token, number = row.token + 1, row.attempts + 1
         # What was parked waited for a change, not for time to pass: its deadline starts anew.
         kept = None if parked else row.deadline
+        deadline = kept or deadline
         connection.execute(
-            update(deliveries)
-            .where(deliveries.c.id == row.id)
-            .values(
-                state=DeliveryState.RUNNING.value,
-                token=token,
-                attempts=number if counted else row.attempts,
-                deadline=kept or deadline,
-                fingerprint=context,
-                not_before=None,
-                changed_at=now,
-            )
+            _BEGIN,
+            {
+                "_id": row.id,
+                "state": DeliveryState.RUNNING.value,
+                "token": token,
+                "attempts": number if counted else row.attempts,
+                "deadline": deadline,
+                "fingerprint": context,
+                "changed_at": now,
+            },
         )
         if counted:
             begun = {"delivery_id": row.id, "number": number, "token": token, "started_at": now}
-            connection.execute(insert(attempts).values(begun))
-    return Lease(database, key, lock=lock, delivery_id=row.id, token=token, number=number)
+            connection.execute(insert(attempts), begun)
+    return Lease(
+        database,
+        key,
+        lock=lock,
+        delivery_id=row.id,
+        token=token,
+        number=number,
+        deadline=deadline,
+    )
 
 
 def may_have_sealed(connection: Connection, row: Row[Any], before: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -21,7 +21,9 @@ from mxdeliver.edge.ledger import direct, leftovers, servers
 from mxdeliver.edge.ledger.database import Database
 from mxdeliver.edge.ledger.rows import (
     IN_DOUBT,
+    SEAL_COLUMNS,
     FileStage,
+    FileState,
     PublishEvidence,
     bundle_of,
     describe,
@@ -37,7 +39,22 @@ from mxdeliver.edge.ledger.stages import (
 )
 from mxdeliver.edge.ledger.tables import attempts, deliveries, files, temporaries
 
+# Statements that each delivery repeats are put together once.
 _BY_ID = select(deliveries).where(deliveries.c.id == bindparam("id")).with_for_update()
+_CHANGE = update(deliveries).where(deliveries.c.id == bindparam("_id"))
+_SEAL = _CHANGE.values({name: bindparam(name) for name in (*SEAL_COLUMNS, "destination")})
+_END = _CHANGE.where(deliveries.c.token == bindparam("_token")).values(
+    {name: bindparam(name) for name in ("state", "not_before", "error_code", "error", "changed_at")}
+)
+_END_WELL = _END.values(delivered_at=bindparam("delivered_at"))
+_END_ATTEMPT = (
+    update(attempts)
+    .where(
+        attempts.c.delivery_id == bindparam("_delivery_id"),
+        attempts.c.number == bindparam("_number"),
+    )
+    .values({name: bindparam(name) for name in ("ended_at", "outcome", "error_code", "error")})
+)
 
 
 class Lease:
@@ -56,11 +73,13 @@ class Lease:
         delivery_id: int,
         token: int,
         number: int,
+        deadline: datetime,
     ) -> None:
         self.key = key
         self.lock = lock
         self.token = token
         self.number = number
+        self.deadline = deadline
         self._database = database
         self._id = delivery_id
         self._open = True
@@ -93,10 +112,12 @@ class Lease:
 
     # -- how far the files are -------------------------------------------------------------------
 
-    def sealed(self, bundle: Bundle, *, in_doubt: bool = False) -> None:
+    def sealed(
+        self, bundle: Bundle, *, destination: str | None = None, in_doubt: bool = False
+    ) -> None:
         """Write down all files of the sealed bundle, once; the same values again change nothing.
 
-        `in_doubt`: a run of which this ledger knows nothing has sealed it, and maybe sent it.
+        They are bound to `destination` where it is known already (`bound_to`). `in_doubt`: a run of which this ledger knows nothing has sealed it, and maybe sent it.
         Raises SpoolCorrupt where other values were sealed for this revision before.
         """
         if bundle.key != self.key:
@@ -106,11 +127,9 @@ class Lease:
             if not row.sealed:
                 values = file_values(self._id, bundle, in_doubt=in_doubt)
                 connection.execute(insert(files), values)
-                connection.execute(
-                    update(deliveries)
-                    .where(deliveries.c.id == self._id)
-                    .values(seal_values(bundle))
-                )
+                bound = row.destination or destination
+                values_ = {"_id": self._id, "destination": bound, **seal_values(bundle)}
+                connection.execute(_SEAL, values_)
             elif bundle_of(connection, row) != bundle:
                 raise SpoolCorrupt(
                     f"{describe(self.key)}: the bundle is not the one that was sealed before"
@@ -123,9 +142,10 @@ class Lease:
         What was done at another one does not count for this: all files are to be sent again. Gives
         the temporary and half-written names that may still lie there.
         """
-        with self._writing() as (connection, row):
-            if row.destination == destination:
+        with self._database.read() as connection:
+            if self._held(connection).destination == destination:
                 return []
+        with self._writing() as (connection, row):
             left: list[str] = []
             if row.destination is not None:
                 left = list(
@@ -142,11 +162,7 @@ class Lease:
                     .where(files.c.delivery_id == self._id)
                     .values(state=FileStage.SEALED.value, temporary=None, direct=None)
                 )
-            connection.execute(
-                update(deliveries)
-                .where(deliveries.c.id == self._id)
-                .values(destination=destination)
-            )
+            connection.execute(_CHANGE.values(destination=destination), {"_id": self._id})
             return left
 
     def not_renamed(self, names: Sequence[str]) -> None:
@@ -169,7 +185,7 @@ class Lease:
         """
         with self._writing() as (connection, _):
             rows = file_rows(connection, self._id)
-            self._refuse_doubtful(rows, temporaries_)
+            self._refuse_doubtful(_in_doubt(rows), temporaries_, of=len(rows))
             advance(
                 connection,
                 self.key,
@@ -186,18 +202,19 @@ class Lease:
                     ],
                 )
 
-    def require_certainty(self, names: Iterable[str]) -> None:
-        """Raise DeliveryInDoubt where one of these files, not found on the server, may have been sent."""
-        with self._database.read() as connection:
-            self._held(connection)
-            self._refuse_doubtful(file_rows(connection, self._id), names)
+    def require_certainty(self, progress: Mapping[str, FileState], names: Iterable[str]) -> None:
+        """Raise DeliveryInDoubt where one of these files, not found on the server, may have been sent.
 
-    def _refuse_doubtful(self, rows: Sequence[Row[Any]], names: Iterable[str]) -> None:
-        in_doubt = {row.name for row in rows if row.outcome == IN_DOUBT}
+        `progress` is what the ledger says of all files of the delivery.
+        """
+        in_doubt = {file.name for file in progress.values() if file.in_doubt}
+        self._refuse_doubtful(in_doubt, names, of=len(progress))
+
+    def _refuse_doubtful(self, in_doubt: Collection[str], names: Iterable[str], *, of: int) -> None:
         doubtful = [name for name in names if name in in_doubt]
         if doubtful:
             raise DeliveryInDoubt(
-                f"{len(doubtful)} of the {len(rows)} files of {describe(self.key)} were not found on "
+                f"{len(doubtful)} of the {of} files of {describe(self.key)} were not found on "
                 "the client's server, and the ledger was rebuilt or restored since they were "
                 "sealed: either the client has taken them, or they were never sent"
             )
@@ -207,7 +224,7 @@ class Lease:
         values = {"temporary": None, "direct": direct.DirectStage.INTENDED.value}
         with self._writing() as (connection, _):
             rows = file_rows(connection, self._id)
-            self._refuse_doubtful(rows, names)
+            self._refuse_doubtful(_in_doubt(rows), names, of=len(rows))
             advance(connection, self.key, rows, FileStage.UPLOADING, dict.fromkeys(names, values))
 
     def created(self, names: Sequence[str]) -> None:
@@ -257,12 +274,14 @@ class Lease:
 
     # -- how the attempt ends --------------------------------------------------------------------
 
-    def delivered(self, *, now: datetime) -> None:
-        """End well; Internal while a file is not published."""
+    def delivered(self, *, now: datetime, profile: servers.ServerProfile | None = None) -> None:
+        """End well, and keep what is new about the client's server; Internal while a file is not published."""
         with self._writing() as (connection, _):
             rows = file_rows(connection, self._id)
             if not rows or any(row.state != FileStage.PUBLISHED for row in rows):
                 raise Internal(f"{describe(self.key)} is not published as a whole")
+            if profile is not None:
+                servers.keep(connection, self.key.client_guid, profile)
             self._end(
                 connection, Outcome.DELIVERED, now, state=DeliveryState.DELIVERED, delivered_at=now
             )
@@ -335,24 +354,35 @@ class Lease:
         error_code: str | None = None,
         error: str | None = None,
         met: str | None = None,
-        **others: object,
+        delivered_at: datetime | None = None,
     ) -> None:
-        connection.execute(
-            update(deliveries)
-            .where(deliveries.c.id == self._id, deliveries.c.token == self.token)
-            .values(
-                state=state.value,
-                not_before=not_before,
-                error_code=error_code,
-                error=error,
-                changed_at=now,
-                **others,
-            )
-        )
+        values = {
+            "_id": self._id,
+            "_token": self.token,
+            "state": state.value,
+            "not_before": not_before,
+            "error_code": error_code,
+            "error": error,
+            "changed_at": now,
+        }
+        if delivered_at is None:
+            connection.execute(_END, values)
+        else:
+            connection.execute(_END_WELL, {**values, "delivered_at": delivered_at})
         if outcome is Outcome.STOPPED:
             error_code, error = LedgerBusy.code if self._seal_is_untold else None, None
         connection.execute(
-            update(attempts)
-            .where(attempts.c.delivery_id == self._id, attempts.c.number == self.number)
-            .values(ended_at=now, outcome=outcome.value, error_code=met or error_code, error=error)
+            _END_ATTEMPT,
+            {
+                "_delivery_id": self._id,
+                "_number": self.number,
+                "ended_at": now,
+                "outcome": outcome.value,
+                "error_code": met or error_code,
+                "error": error,
+            },
         )
+
+
+def _in_doubt(rows: Sequence[Row[Any]]) -> set[str]:
+    return {row.name for row in rows if row.outcome == IN_DOUBT}

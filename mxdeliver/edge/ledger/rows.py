@@ -272,8 +272,11 @@ def _evidence_of(row: Row[Any]) -> PublishEvidence | None:
     )
 
 
+SEAL_COLUMNS = ("sealed", "key_fingerprints", "files", "records", "bytes")
+
+
 def seal_values(bundle: Bundle) -> dict[str, object]:
-    """Give what a row of `deliveries` holds of its sealed bundle."""
+    """Give what a row of `deliveries` holds of its sealed bundle, in SEAL_COLUMNS."""
     return {
         "sealed": True,
         "key_fingerprints": json.dumps(bundle.key_fingerprints),

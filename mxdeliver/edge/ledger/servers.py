@@ -58,15 +58,16 @@ def keep(connection: Connection, client_guid: str, profile: ServerProfile) -> No
     """Write a profile in place of the one that was known."""
     connection.execute(_FORGET, {"client": client_guid})
     connection.execute(
-        insert(servers).values(
-            client_guid=client_guid,
-            destination=profile.destination,
-            software=profile.software,
-            publishing=profile.publishing.value,
-            level=profile.level,
-            sweeps=profile.sweeps,
-            decided_on=profile.decided_on,
-        )
+        insert(servers),
+        {
+            "client_guid": client_guid,
+            "destination": profile.destination,
+            "software": profile.software,
+            "publishing": profile.publishing.value,
+            "level": profile.level,
+            "sweeps": profile.sweeps,
+            "decided_on": profile.decided_on,
+        },
     )
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import duckdb
 
-from mxdeliver.edge.sources.queries import CLIENT_VARIABLE, Relation
+from mxdeliver.edge.sources.queries import Relation
 
 T = TypeVar("T")
 
@@ -35,9 +35,8 @@ class Known:
         """Give one statement, parsed."""
         return _kept(self._statements, sql, lambda: self.connection.extract_statements(sql)[0])
 
-    def query(self, sql: str, client_guid: str) -> duckdb.DuckDBPyRelation:
-        """Give a query that reads its client from CLIENT_VARIABLE, bound; run it before another one."""
-        self.connection.execute(f"set variable {CLIENT_VARIABLE} = $guid", {"guid": client_guid})
+    def query(self, sql: str) -> duckdb.DuckDBPyRelation:
+        """Give a query, bound; one that reads its client from CLIENT_VARIABLE does so when it runs."""
         return _kept(self._queries, sql, lambda: self.connection.sql(sql))
 
     def forget(self) -> None:

@@ -129,9 +129,8 @@ class Relation:
 
     def count(self, events: Sequence[EventType], window: Window) -> str:
         """Give the query for the number of rows of each event, in one pass."""
-        conditions = [self.condition(event, window) for event in events]
-        counts = ", ".join(f"count(*) filter ({condition})" for condition in conditions)
-        return f"select {counts} from {self._from()} and ({' or '.join(conditions)})"  # noqa: S608 - names are quoted
+        counts = ", ".join(f"count(*) filter ({self.condition(one, window)})" for one in events)
+        return f"select {counts} from {self._from()}"  # noqa: S608 - names are quoted
 
     def seconds(self, event: EventType, window: Window) -> str:
         """Give the query for the number of rows of an event by Unix second, in their order."""
