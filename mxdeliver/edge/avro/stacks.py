@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from mxdeliver.edge.avro import texts
@@ -15,6 +16,7 @@ from mxdeliver.edge.avro.values import normalise, plain
 
 _FEW_ROWS = 1024
 _SHORT = 32  # bytes in a row, on average: copying more costs as much as is saved
+_LITTLE = 256 << 10  # bytes of a batch that cost next to nothing to copy
 
 
 class Stack(NamedTuple):
@@ -24,6 +26,16 @@ class Stack(NamedTuple):
     column: Any
     places: Sequence[int]
     rows: Sequence[slice]
+
+    def take(self, chosen: Sequence[int]) -> Stack:
+        """Give the same columns with these of their rows."""
+        starts = [rows.start or 0 for rows in self.rows]
+        everywhere = np.add.outer(np.array(starts, np.int64), np.array(chosen, np.int64))
+        count = len(chosen)
+        return self._replace(
+            column=self.column.take(pa.array(everywhere.ravel())),
+            rows=[slice(n * count, (n + 1) * count) for n in range(len(starts))],
+        )
 
 
 class Stacks:
@@ -35,10 +47,13 @@ class Stacks:
     def __init__(self, schema: str, first: pa.RecordBatch) -> None:
         self.schema = first.schema
         self._kinds, firsts = _kinds(schema)
+        is_little = first.nbytes <= _LITTLE
         numbers: dict[object, int] = {}
         self._alike = [
-            numbers.setdefault((firsts[place], column.type), place) if _is_short(column) else place
-            for place, column in enumerate(first.columns)
+            numbers.setdefault((firsts[place], kind), place)
+            if _is_stackable(kind) and (is_little or _is_short(first, place, kind))
+            else place
+            for place, kind in enumerate(self.schema.types)
         ]
 
     def of(self, batch: pa.RecordBatch) -> Iterator[Stack]:
@@ -78,24 +93,28 @@ class Rows:
         if self._batch.num_rows <= _FEW_ROWS:
             self._kept.append(stack._replace(column=normalised))
 
-    def take(self, chosen: pa.Array) -> pa.RecordBatch:
-        """Give rows by their numbers, which ascend."""
+    def records(self, chosen: Sequence[int]) -> list[dict[str, Any]]:
+        """Give rows by their numbers, which ascend, each by the columns' names."""
+        names = self._batch.schema.names
+        columns: list[Sequence[Any]] = [()] * len(names)
+        for stack in self._taken(chosen):
+            values = stack.column.to_pylist()
+            for place, rows in zip(stack.places, stack.rows, strict=True):
+                columns[place] = values[rows]
+        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+    def _taken(self, chosen: Sequence[int]) -> Iterable[Stack]:
         if self._kept:
-            rows = self._assembled(self._kept)
-            return rows if len(chosen) == len(rows) else rows.take(chosen)
-        columns = [plain(column).take(chosen) for column in self._batch.columns]
+            if len(chosen) == self._batch.num_rows:
+                return self._kept
+            return [stack.take(chosen) for stack in self._kept]
+        places = pa.array(chosen, pa.int64())
+        columns = [plain(column).take(places) for column in self._batch.columns]
         taken = pa.RecordBatch.from_arrays(columns, self._batch.schema.names)
-        return self._assembled(
+        return [
             stack._replace(column=normalise(stack.kind, stack.column))
             for stack in self._stacks.of(taken)
-        )
-
-    def _assembled(self, stacks: Iterable[Stack]) -> pa.RecordBatch:
-        columns: list[Any] = [None] * self._batch.num_columns
-        for stack in stacks:
-            for place, rows in zip(stack.places, stack.rows, strict=True):
-                columns[place] = stack.column[rows]
-        return pa.RecordBatch.from_arrays(columns, self._batch.schema.names)
+        ]
 
 
 @lru_cache(maxsize=256)
@@ -114,7 +133,11 @@ def _together(columns: Sequence[Any]) -> Any:
     return pa.concat_arrays([before, *columns, behind])[1:-1]
 
 
-def _is_short(column: Any) -> bool:
-    if pa.types.is_string(column.type):
-        return bool(column.nbytes < _SHORT * len(column))
-    return bool(pa.types.is_primitive(column.type))
+def _is_stackable(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_primitive(kind))
+
+
+def _is_short(batch: pa.RecordBatch, place: int, kind: pa.DataType) -> bool:
+    if not pa.types.is_string(kind):
+        return True
+    return bool(batch.column(place).nbytes < _SHORT * batch.num_rows)

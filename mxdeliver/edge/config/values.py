@@ -33,6 +33,7 @@ _ENVIRONMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CREDENTIAL = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,254}")
 _KEY_TYPE = re.compile(r"(ssh|ecdsa|sk-ssh|sk-ecdsa)-[a-z0-9@.-]+")
 _MEMORY = re.compile(r"[1-9][0-9]*(\.[0-9]+)? ?[KMGT]i?B", re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _EVERY_IPV4 = IPv6Network("::ffff:0:0/96")
 
 PIN_REMEDY = "paste a line that `mxdeliver hostkey HOST:PORT` prints"
@@ -69,7 +70,7 @@ def text(value: object) -> str:
         raise wrong("is empty", "give a value or remove the key")
     if not isinstance(value, str):
         raise wrong("must be text", "write one value, in quotes if need be")
-    if any(ord(character) < 32 or ord(character) == 127 for character in value):
+    if _CONTROL.search(value):
         raise wrong("holds a line break or another control character", "write it on one line")
     return value
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from mxdeliver.core.calendar import SnapshotDate, days, due_at, is_closed, last_closed
 from mxdeliver.core.errors import DeadlinePassed
@@ -18,6 +18,7 @@ from mxdeliver.edge.ledger.tables import clients as clients_table
 from mxdeliver.edge.ledger.tables import deliveries
 
 UNDELIVERED = (DeliveryState.WAITING, DeliveryState.RUNNING, DeliveryState.PARKED)
+_CLIENT = select(clients_table).where(clients_table.c.client_guid == bindparam("client_guid"))
 
 
 def first_owed(client: Client, first_seen: datetime, catch_up_days: int) -> SnapshotDate:
@@ -34,11 +35,11 @@ def window_start(client: Client, now: datetime, catch_up_days: int) -> SnapshotD
 
 def see(connection: Connection, client: Client, now: datetime) -> Row[Any]:
     """Give the client's row, made on the first meeting."""
-    query = select(clients_table).where(clients_table.c.client_guid == client.guid)
-    row = connection.execute(query).one_or_none()
+    named = {"client_guid": client.guid}
+    row = connection.execute(_CLIENT, named).one_or_none()
     if row is None:
-        connection.execute(insert(clients_table).values(client_guid=client.guid, first_seen=now))
-        row = connection.execute(query).one()
+        connection.execute(insert(clients_table), {**named, "first_seen": now})
+        row = connection.execute(_CLIENT, named).one()
     return row
 
 

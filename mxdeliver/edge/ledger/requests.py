@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from mxdeliver.core.calendar import SnapshotDate, due_at
 from mxdeliver.core.errors import DeliveryInDoubt, LeaseHeld, UsageError, peer_text
@@ -31,6 +31,19 @@ AT_ONCE = 500
 """Days asked for that are written in one commit: half a second, for which other processes wait."""
 _LONGEST_REASON = 500
 _RESUMABLE = (DeliveryState.WAITING, DeliveryState.PARKED, DeliveryState.FAILED)
+_WAIT = (
+    update(deliveries)
+    .where(deliveries.c.id == bindparam("_id"))
+    .values(
+        state=DeliveryState.WAITING.value,
+        not_before=bindparam("now"),
+        deadline=bindparam("deadline"),
+        requested=True,
+        error_code=None,
+        error=None,
+        changed_at=bindparam("now"),
+    )
+)
 
 
 def ensure(connection: Connection, client: Client, day: SnapshotDate, *, now: datetime) -> Row[Any]:
@@ -40,9 +53,7 @@ def ensure(connection: Connection, client: Client, day: SnapshotDate, *, now: da
     if row is None:
         key = DeliveryKey(client_guid=client.guid, snapshot_date=day)
         due = due_at(day, client.zone, client.due_after)
-        connection.execute(
-            insert(deliveries).values(new_row(key, now=now, due=due, requested=True))
-        )
+        connection.execute(insert(deliveries), new_row(key, now=now, due=due, requested=True))
         row = require(connection, key)
     return row
 
@@ -121,19 +132,7 @@ def _wait(
     connection: Connection, row: Row[Any], *, now: datetime, deadline: datetime | None
 ) -> None:
     # The attempts keep what went wrong; the row speaks of what comes next.
-    connection.execute(
-        update(deliveries)
-        .where(deliveries.c.id == row.id)
-        .values(
-            state=DeliveryState.WAITING.value,
-            not_before=now,
-            deadline=deadline,
-            requested=True,
-            error_code=None,
-            error=None,
-            changed_at=now,
-        )
-    )
+    connection.execute(_WAIT, {"_id": row.id, "now": now, "deadline": deadline})
 
 
 def new_revision(
@@ -155,7 +154,7 @@ def _next_revision(
         client_guid=row.client_guid, snapshot_date=row.snapshot_date, revision=row.revision + 1
     )
     values = new_row(key, now=now, due=row.due_at, requested=True)
-    connection.execute(insert(deliveries).values({**values, "not_before": now}))
+    connection.execute(insert(deliveries), {**values, "not_before": now})
     write_down(connection, key, now=now, who=who, what=what)
     return key
 

@@ -223,14 +223,15 @@ def write_down(
 ) -> None:
     """Add to the history what somebody asked for."""
     connection.execute(
-        insert(history).values(
-            at=now,
-            who=who,
-            what=what,
-            client_guid=key.client_guid,
-            snapshot_date=key.snapshot_date,
-            revision=key.revision,
-        )
+        insert(history),
+        {
+            "at": now,
+            "who": who,
+            "what": what,
+            "client_guid": key.client_guid,
+            "snapshot_date": key.snapshot_date,
+            "revision": key.revision,
+        },
     )
 
 

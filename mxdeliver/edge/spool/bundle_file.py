@@ -32,7 +32,7 @@ def to_json(bundle: Bundle) -> bytes:
             for artifact in bundle.files
         ],
     }
-    return json.dumps(document, indent=1).encode() + b"\n"
+    return json.dumps(document).encode() + b"\n"
 
 
 def from_json(data: bytes) -> Bundle:
