@@ -118,7 +118,7 @@ def _build_and_push(
     # Vetted also when the bundle is sealed: a key that was revoked since then is not sent to.
     certificate = binding.certificate(client, now)
     binding.warn_of_expiry(client, certificate, now, log)
-    known = site.ledger.bundle(key)
+    known = site.ledger.bundle(key) if lease.was_sealed else None
     bundle = known or site.spool.bundle(key)
     # Sealed by no attempt that the ledger has: it was restored from an earlier backup.
     unheard_of = (

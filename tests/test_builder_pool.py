@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sys
@@ -34,6 +35,7 @@ from mxdeliver.edge.spool import Spool
 from tests.support.builders import ENDLESS, at_work, builders_of
 from tests.support.openssh import wait_until
 from tests.support.outcomes import DAY, add_client, fill, small_deployment
+from tests.support.sources import can_write
 from tests.support.warehouse import make_warehouse
 
 TODAY = SnapshotDate.of(DAY)
@@ -93,6 +95,28 @@ def test_there_are_as_many_as_have_work_and_none_where_one_would_be_alone(most, 
         builders.start(clients)
         builders.start(clients)
         assert builders.count == len(builders_of(os.getpid())) == count
+
+
+def is_locked(path):
+    """Whether another process holds a lock of the file, as DuckDB does of what it has attached."""
+    with path.open("r+b") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def test_the_source_is_kept_from_day_to_day_and_soon_left_where_none_comes(bench):
+    with two_builders() as builders:
+        for revision in (1, 2, 3):
+            bench.build(builders, revision=revision)
+        assert is_locked(bench.deployment.warehouse)
+        wait_until(lambda: not is_locked(bench.deployment.warehouse), "the builders to let go")
+        assert can_write(bench.deployment.warehouse)
+        bench.build(builders, revision=4)
+        assert is_locked(bench.deployment.warehouse)
+        assert builders.count == 2
 
 
 def test_a_day_is_built_sealed_and_told(bench):

@@ -2,11 +2,12 @@
 
 import io
 
+import duckdb
 import fastavro
 
 from tests.support.deployment import Deployment
 from tests.support.openssh import OpenSSHServer
-from tests.support.warehouse import make_warehouse, to_write
+from tests.support.warehouse import make_warehouse
 
 DAY = "2026-11-20"
 NOON = 1_795_176_000
@@ -18,7 +19,7 @@ def test_records_of_one_second_are_delivered_in_the_order_of_their_guids(tmp_pat
         deployment = Deployment(tmp_path, server)
         party = deployment.add_client(resources=["tags"])
         make_warehouse(deployment.warehouse, clients=[], days=[])
-        with to_write(deployment.warehouse) as connection:
+        with duckdb.connect(str(deployment.warehouse)) as connection:
             connection.execute(
                 "insert into tags by name select 'TAG-' || lpad(i::varchar, 6, '0') as guid, "
                 f"repeat(i::varchar, 400) as name, '{party.guid}' as client_guid, "

@@ -23,6 +23,7 @@ import textwrap
 import zlib
 from contextlib import contextmanager
 
+import duckdb
 import pytest
 
 from mxdeliver.edge.avro import load_resources
@@ -34,7 +35,7 @@ from tests.support.openssh import OpenSSHServer, wait_until
 from tests.support.openssh import key_pair as ssh_key_pair
 from tests.support.outcomes import DAY
 from tests.support.proxy import Proxy
-from tests.support.warehouse import columns, make_warehouse, to_write
+from tests.support.warehouse import columns, make_warehouse
 
 TEXT = "Zephyrine Quilldragon-Oakenshaw"
 WHOLE = 7316428809153571
@@ -165,7 +166,7 @@ def server(tmp_path_factory):
 
 def plant(path):
     """Put the canaries into each user and transaction."""
-    with to_write(path) as connection:
+    with duckdb.connect(str(path)) as connection:
         for resource in (USERS, load_resources()["transactions"]):
             values = {"VARCHAR": f"'{TEXT}'", "BIGINT": str(WHOLE), "DOUBLE": str(REAL)}
             changed = ", ".join(
@@ -230,7 +231,7 @@ def bench(tmp_path_factory, server):
     filled = ["users", "transactions"]
     make_warehouse(deployment.warehouse, clients=guids, days=[DAY], rows=3, filled=filled)
     plant(deployment.warehouse)
-    with to_write(deployment.warehouse) as connection:
+    with duckdb.connect(str(deployment.warehouse)) as connection:
         named = f"copy (from users where client_guid = '{dying.guid}') to '{table}' (header)"
         connection.execute(named)
     lines = table.read_text().splitlines()

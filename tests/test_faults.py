@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
+import duckdb
 import paramiko
 import pytest
 from sqlalchemy import create_engine, text
@@ -38,7 +39,6 @@ from tests.support.openssh import OpenSSHServer
 from tests.support.outcomes import assert_log_is_valid, fill, run_day, small_deployment
 from tests.support.programmable import ProgrammableServer
 from tests.support.proxy import Proxy
-from tests.support.warehouse import to_write
 
 ROWS = 4
 
@@ -138,7 +138,7 @@ def test_a_source_that_lies_or_dies_anywhere_leaves_nothing_sealed_and_is_asked_
 
 
 def test_what_the_source_holds_beside_the_clients_resources_is_neither_read_nor_sent(party):
-    with to_write(party.deployment.warehouse) as connection:
+    with duckdb.connect(str(party.deployment.warehouse)) as connection:
         connection.execute("create table novelties as from users")
         connection.execute("create table users_archived as from users")
     assert attempt(party).outcome is Outcome.DELIVERED

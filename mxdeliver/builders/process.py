@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from mxdeliver.core.model import Bundle, SourceSettings
     from mxdeliver.edge.sources import Source
 
+_LINGER_SECONDS = 0.5
+"""So long a source stays at its data where the next day does not come."""
 _TELL_SECONDS = 0.2
 """So long what has come to pass may wait for more, to be told in one message."""
 
@@ -82,6 +84,8 @@ class _Serving:
         gc.freeze()  # as in `cli.run`
         self._wire.send(Ready(files=PROGRAM_FILES))
         while True:
+            if not self._wire.waits(_LINGER_SECONDS):
+                self._let_go()
             match self._wire.receive():
                 case Work() as work, [lock]:
                     self._wire.send(self._answer(work, lock))
@@ -121,12 +125,26 @@ class _Serving:
 
     def _source(self, settings: SourceSettings) -> Source:
         """Give the source of the day before, where its settings are the same."""
-        from mxdeliver.edge.sources import open_source  # noqa: PLC0415 - hardened first, see `main`
+        from mxdeliver.edge.sources import (  # noqa: PLC0415 - hardened first, see `main`
+            Lingering,
+            open_source,
+        )
 
         known = self._sources.get(settings.name)
         if known is None or known[0] != settings:
-            known = self._sources[settings.name] = (settings, open_source(settings))
+            source = open_source(settings)
+            if isinstance(source, Lingering):
+                source.linger()
+            known = self._sources[settings.name] = (settings, source)
         return known[1]
+
+    def _let_go(self) -> None:
+        """Let others write to the sources while no day comes to be built."""
+        from mxdeliver.edge.sources import Lingering  # noqa: PLC0415 - hardened first, see `main`
+
+        for _, source in self._sources.values():
+            if isinstance(source, Lingering):
+                source.let_go()
 
     def _log(self, event: str, message: str, /, **fields: object) -> None:
         self._events.append(Event(event, message, fields))

@@ -24,7 +24,7 @@ Killed anywhere, the next attempt starts again at 1 and leaves alone what has ap
 had begun to write directly it removes only what the ledger says it has made.
 
 Reading order: `steps`, `existing` (what lies there already), `profile` (what the server allows),
-`sealed` (what is sent is what was sealed).
+`sealed` (what is sent is what was sealed), `acknowledged` (what has arrived is told).
 """
 
 from mxdeliver.push.steps import push

@@ -11,7 +11,7 @@ from typing import BinaryIO, Protocol
 from mxdeliver.core.errors import RemoteConflict, RemoteDenied, RemoteFailure, SpoolCorrupt, SpoolIO
 from mxdeliver.core.log import Log
 from mxdeliver.core.model import Artifact, Bundle, Client, DeliveryKey, ReplacePolicy
-from mxdeliver.edge.ledger import FileStage, FileState, HalfWritten, ServerProfile
+from mxdeliver.edge.ledger import FileStage, FileState, HalfWritten, Standing
 from mxdeliver.edge.sftp import RemoteAttributes, RenameOutcome, Session
 from mxdeliver.edge.spool import Spool
 
@@ -22,8 +22,8 @@ _NAMES_SHOWN = 3
 class Records(Protocol):
     """What is asked of the ledger here."""
 
-    def files(self, key: DeliveryKey) -> Mapping[str, FileState]:
-        """Give each file's progress by its final name."""
+    def standing(self, key: DeliveryKey) -> Standing:
+        """Give how far the files are, and what else is known of the day and the server."""
 
     def temporaries(self, key: DeliveryKey) -> Sequence[str]:
         """Give the temporary names that may still lie on the server."""
@@ -31,17 +31,11 @@ class Records(Protocol):
     def forget_temporaries(self, key: DeliveryKey, names: Sequence[str]) -> None:
         """Take note that these temporary names are gone."""
 
-    def half_written(self, key: DeliveryKey) -> Sequence[HalfWritten]:
-        """Give the final names that may hold a part of a file, by any revision of the day."""
-
     def forget_half_written(self, key: DeliveryKey, names: Sequence[str]) -> None:
         """Take note that nothing of ours lies half-written under these names."""
 
     def bundle(self, key: DeliveryKey) -> Bundle | None:
         """Give what was sealed for a revision."""
-
-    def server(self, client_guid: str) -> ServerProfile | None:
-        """Give what was found out about the client's server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,15 +71,14 @@ class Existing:
         self._spool = spool
         self._log = log
 
-    def look(
-        self, wanted: Sequence[Artifact], progress: Mapping[str, FileState], *, sweeps: bool
-    ) -> Found:
+    def look(self, wanted: Sequence[Artifact], standing: Standing, *, sweeps: bool) -> Found:
         """Tell what lies under the wanted final names, with a receiver that `sweeps` or does not.
 
         Raises RemoteConflict for all that is neither ours nor to be replaced.
         """
         seen = self._session.look([file.name for file in wanted])
-        half_written = self._half_written(seen)
+        half_written = self._half_written(standing.half_written, seen)
+        progress = standing.files
         found = Found()
         in_doubt = {
             file.name
@@ -179,9 +172,11 @@ class Existing:
 
     # -- what an attempt has begun to write ----------------------------------------------------------
 
-    def _half_written(self, seen: Mapping[str, RemoteAttributes | None]) -> dict[str, HalfWritten]:
+    def _half_written(
+        self, half_written: Sequence[HalfWritten], seen: Mapping[str, RemoteAttributes | None]
+    ) -> dict[str, HalfWritten]:
         """Give what may be half-written under names that exist; others are free, whoever freed them."""
-        marked = {one.name: one for one in self._records.half_written(self._bundle.key)}
+        marked = {one.name: one for one in half_written}
         free = [name for name in marked if name in seen and seen[name] is None]
         if free:
             self._records.forget_half_written(self._bundle.key, free)

@@ -20,14 +20,14 @@ from mxdeliver.core.errors import (
     StopRequested,
 )
 from mxdeliver.core.log import Log
-from mxdeliver.core.model import Artifact, Bundle, Client, DailyFile
+from mxdeliver.core.model import Artifact, Bundle, Client
 from mxdeliver.edge.ledger import (
     FileStage,
     FileState,
     Lease,
-    PublishEvidence,
     Publishing,
     ServerProfile,
+    Standing,
 )
 from mxdeliver.edge.sftp import (
     Credentials,
@@ -42,6 +42,7 @@ from mxdeliver.edge.sftp import (
     connect,
 )
 from mxdeliver.edge.spool import Spool
+from mxdeliver.push.acknowledged import Acknowledged
 from mxdeliver.push.existing import Existing, Found, Records
 from mxdeliver.push.profile import Profile
 from mxdeliver.push.sealed import SealedFiles
@@ -73,8 +74,8 @@ def push(
             level="warning",
             file_name=name,
         )
-    progress = records.files(bundle.key)
-    wanted = [file for file in bundle.files if not _is_published(progress, file)]
+    standing = records.standing(bundle.key)
+    wanted = [file for file in bundle.files if not _is_published(standing.files, file)]
     if not wanted:
         return None
     started = time.monotonic()
@@ -82,7 +83,7 @@ def push(
     files = {file.name: file.encrypted_file_size for file in wanted} if lease.number == 1 else {}
     # The manifest may be sent again though it is there: see `_withdraw_manifest`.
     needed = wanted if bundle.manifest in wanted else [*wanted, bundle.manifest]
-    known = records.server(client.guid)
+    known = standing.server
     # While they are compared nothing may be said for long, at which a server may end the connection:
     # it is tried again without. Where no name is temporary all must be compared first, in any case.
     beside = lease.number == 1 and (known is None or known.publishing is Publishing.RENAME)
@@ -110,11 +111,11 @@ def push(
             )
         return _Push(
             bundle,
-            client,
             session=session,
             lease=lease,
             records=records,
             sealed=sealed,
+            acknowledged=Acknowledged(bundle, client, session=session, lease=lease, log=log),
             existing=Existing(
                 bundle, client, session=session, records=records, spool=spool, log=log
             ),
@@ -127,7 +128,7 @@ def push(
             ),
             nonce=nonce,
             log=log,
-        ).carry_out()
+        ).carry_out(standing)
 
 
 def _is_published(progress: Mapping[str, FileState], file: Artifact) -> bool:
@@ -140,36 +141,36 @@ class _Push:
     def __init__(
         self,
         bundle: Bundle,
-        client: Client,
         *,
         session: Session,
         lease: Lease,
         records: Records,
         sealed: SealedFiles,
+        acknowledged: Acknowledged,
         existing: Existing,
         profile: Profile,
         nonce: Callable[[], str],
         log: Log,
     ) -> None:
         self._bundle = bundle
-        self._client = client
         self._session = session
         self._lease = lease
         self._records = records
         self._sealed = sealed
+        self._acknowledged = acknowledged
         self._existing = existing
         self._profile = profile
         self._nonce = nonce
         self._log = log
 
-    def carry_out(self) -> ServerProfile | None:
+    def carry_out(self, standing: Standing) -> ServerProfile | None:
         """Publish what is not there yet, by renaming unless that is known to be impossible.
 
         Gives what was found out about the server and the ledger does not know.
         """
         if not self._profile.is_direct:
             try:
-                self._upload_and_rename()
+                self._upload_and_rename(standing)
             except (RenameRefused, TemporaryVanished) as error:
                 if not self._profile.is_direct:
                     raise
@@ -178,15 +179,16 @@ class _Push:
                     f"{error}: files are written under their final names, the manifest last",
                     level="warning",
                 )
+                standing = self._records.standing(self._bundle.key)
         if self._profile.is_direct:
-            self._write_directly()
+            self._write_directly(standing)
         return self._profile.news()
 
-    def _look(self) -> tuple[list[Artifact], Found]:
+    def _look(self, standing: Standing) -> tuple[list[Artifact], Found]:
         """Give the files that are still to be sent, after writing down which are there."""
-        progress = self._records.files(self._bundle.key)
+        progress = standing.files
         wanted = [file for file in self._bundle.files if not _is_published(progress, file)]
-        found = self._existing.look(wanted, progress, sweeps=self._profile.sweeps)
+        found = self._existing.look(wanted, standing, sweeps=self._profile.sweeps)
         # Before anything on the server is changed.
         self._lease.require_certainty(
             progress, [file.name for file in wanted if file.name not in found.there]
@@ -194,7 +196,7 @@ class _Push:
         if self._profile.is_direct and self._withdraw_manifest(wanted, progress, found):
             wanted = [file for file in wanted if file is not self._bundle.manifest]
             wanted.append(self._bundle.manifest)
-        self._note_published(
+        self._acknowledged.note(
             {name: outcome for name, (outcome, _) in found.there.items()},
             {name: level for name, (_, level) in found.there.items()},
         )
@@ -202,9 +204,9 @@ class _Push:
 
     # -- with temporary names ------------------------------------------------------------------------
 
-    def _upload_and_rename(self) -> None:
-        missing, found = self._look()
-        leftovers = self._records.temporaries(self._bundle.key)
+    def _upload_and_rename(self, standing: Standing) -> None:
+        missing, found = self._look(standing)
+        leftovers = self._leftovers(standing)
         temporaries = {
             file.name: naming.temporary_name(
                 file.name, token=self._lease.token, nonce=self._nonce()
@@ -226,6 +228,10 @@ class _Push:
         self._existing.take_away(found.replaced)
         for files in self._in_order(missing):
             self._publish(files, temporaries, evidence)
+
+    def _leftovers(self, standing: Standing) -> Sequence[str]:
+        """Give the temporary names of earlier attempts, without those that are known to be gone by now."""
+        return self._records.temporaries(self._bundle.key) if standing.temporaries else []
 
     def _upload(self, file: Artifact, temporaries: Mapping[str, str]) -> Upload:
         return Upload(
@@ -301,11 +307,11 @@ class _Push:
 
     # -- with final names alone ----------------------------------------------------------------------
 
-    def _write_directly(self) -> None:
+    def _write_directly(self, standing: Standing) -> None:
         self._sealed.settle()
-        missing, found = self._look()
+        missing, found = self._look(standing)
         self._lease.check()  # what lies there may be another run's by now
-        self._existing.remove(self._records.temporaries(self._bundle.key))
+        self._existing.remove(self._leftovers(standing))
         self._existing.clear(found.torn)
         self._existing.take_away(found.replaced)
         for files in self._in_order(missing):
@@ -352,51 +358,7 @@ class _Push:
     ) -> None:
         sent = {name: evidence[name] for name in outcomes}
         self._profile.saw(sent, outcomes.values())
-        self._note_published(outcomes, {name: one.level for name, one in sent.items()})
-
-    def _note_published(
-        self, outcomes: Mapping[str, RenameOutcome], levels: Mapping[str, str]
-    ) -> None:
-        """Tell the log, then the ledger, what the server has acknowledged.
-
-        Killed in between, the next run says it again, as the whole delivery (`deliver`).
-        """
-        files = [file for file in self._bundle.files if file.name in outcomes]
-        if not files:
-            return
-        for file in files:
-            self._log_published(file)
-        facts = self._session.facts
-        self._lease.published(
-            {
-                file.name: PublishEvidence(
-                    level=levels[file.name],
-                    size=file.encrypted_file_size,
-                    outcome=outcomes[file.name].value,
-                    address=facts.address,
-                    host_key=facts.host_key,
-                    server=facts.server,
-                )
-                for file in files
-            }
-        )
-
-    def _log_published(self, file: Artifact) -> None:
-        fields: dict[str, object] = {
-            "file_name": file.name,
-            "record_count": file.record_count,
-            "file_size": file.file_size,
-            "encrypted_file_size": file.encrypted_file_size,
-            "checksum": file.checksum,
-            "host": self._client.endpoint.host,
-            "port": self._client.endpoint.port,
-        }
-        if isinstance(file.identity, DailyFile):
-            fields["resource_type"] = file.identity.resource.upper()
-            fields["event_type"] = file.identity.event.value
-            self._log("file.delivered", f"{file.name} delivered", **fields)
-        else:
-            self._log("manifest.delivered", f"{file.name} delivered", **fields)
+        self._acknowledged.note(outcomes, {name: one.level for name, one in sent.items()})
 
 
 def _shows_that_only_writing_helps(

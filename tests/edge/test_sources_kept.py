@@ -1,9 +1,6 @@
 """A DuckDB that is used again knows what it knew of the file, unless the file has changed."""
 
 import os
-import subprocess
-import sys
-import time
 
 import pytest
 
@@ -11,10 +8,10 @@ from mxdeliver.core.calendar import Window
 from mxdeliver.core.errors import SourceIncomplete, SourceSchema
 from mxdeliver.core.model import EventType
 from mxdeliver.edge.sources import known
-from mxdeliver.edge.sources.engines import LINGER_SECONDS
 from tests.support.sources import (
     CLIENT,
     START,
+    can_write,
     database,
     guids,
     read,
@@ -31,23 +28,6 @@ def one_user(folder, guid="u1"):
     return users(folder, f"('{guid}', '{CLIENT}', {START}, null, null)")
 
 
-def can_write(path):
-    """Whether another process can open a database to write to it."""
-    script = "import duckdb, sys; duckdb.connect(sys.argv[1])"
-    tried = subprocess.run([sys.executable, "-c", script, path], capture_output=True, check=False)
-    assert tried.returncode == 0 or b"Conflicting lock" in tried.stderr
-    return tried.returncode == 0
-
-
-def ends_soon(condition):
-    ends_at = time.monotonic() + 10
-    while not condition():
-        if time.monotonic() > ends_at:
-            return False
-        time.sleep(0.05)
-    return True
-
-
 def test_what_was_found_out_is_kept_while_the_file_is_the_same(tmp_path):
     path = one_user(tmp_path)
     origin = source(tmp_path)
@@ -57,8 +37,7 @@ def test_what_was_found_out_is_kept_while_the_file_is_the_same(tmp_path):
         if change:
             change()
         assert [row["guid"] for row in read(origin)] == ["u1"]
-        engine = origin._resting.take()
-        origin._resting.put(engine)
+        (engine,) = origin._idle
         seen.append(engine.known.relations["users"])
 
     assert seen[0] is seen[1]
@@ -192,44 +171,57 @@ def test_days_and_clients_that_take_turns_each_get_their_own_rows(tmp_path, monk
                     assert [row["guid"] for row in rows_of(stream)] == [f"u{day * 3 + client}"]
 
 
-def test_a_database_stays_attached_from_one_client_to_the_next_and_is_soon_let_go(tmp_path):
+def test_a_database_is_let_go_behind_each_snapshot(tmp_path):
     path = one_user(tmp_path)
     origin = source(tmp_path)
 
-    for _ in range(3):
-        assert [row["guid"] for row in read(origin)] == ["u1"]
-    assert not can_write(path)
-    assert ends_soon(lambda: can_write(path))
-
-    assert [row["guid"] for row in read(origin)] == ["u1"]
-    assert not can_write(path)
+    with origin.snapshot() as snapshot:
+        assert guids(snapshot) == ["u1"]
+        assert not can_write(path)
+    assert can_write(path)
 
 
-def test_each_duckdb_that_rests_lets_go_in_its_time(tmp_path):
+def test_where_a_source_lingers_its_database_stays_attached_until_it_is_to_let_go(tmp_path):
     path = one_user(tmp_path)
     origin = source(tmp_path)
+    origin.linger()
 
-    with origin.snapshot() as early:
-        with origin.snapshot() as late:
-            assert guids(late) == ["u1"]
-        time.sleep(LINGER_SECONDS * 2.5)  # the other's time is over; this one is in use
-        assert guids(early) == ["u1"]
+    for _ in range(2):
+        for _ in range(2):
+            assert [row["guid"] for row in read(origin)] == ["u1"]
+            assert not can_write(path)
+        origin.let_go()
+        assert can_write(path)
+    assert len(origin._idle) == 1
 
-    assert ends_soon(lambda: can_write(path))
-    assert [row["guid"] for row in read(origin)] == ["u1"]
 
-
-def test_a_database_that_is_attached_is_not_read_any_more_behind_another_file(tmp_path):
+def test_a_database_that_stays_attached_is_not_read_any_more_behind_another_file(tmp_path):
     path = one_user(tmp_path)
-    (tmp_path / "other").mkdir()
-    other = one_user(tmp_path / "other", "u2")
-    content = other.read_bytes()
+    others = [tmp_path / name for name in ("u2", "u3")]
+    for folder in others:
+        folder.mkdir()
+    second, third = [one_user(folder, folder.name) for folder in others]
     origin = source(tmp_path)
+    origin.linger()
     assert [row["guid"] for row in read(origin)] == ["u1"]
 
-    path.write_bytes(content)  # as cp does, which asks for no lock
+    path.write_bytes(second.read_bytes())  # as cp does, which asks for no lock
     assert [row["guid"] for row in read(origin)] == ["u2"]
 
-    path.unlink()
-    one_user(tmp_path, "u3")
+    third.replace(path)
     assert [row["guid"] for row in read(origin)] == ["u3"]
+
+
+def test_a_database_that_stays_attached_is_let_go_behind_a_snapshot_that_failed(tmp_path):
+    path = one_user(tmp_path)
+    origin = source(tmp_path)
+    origin.linger()
+
+    def deliver():
+        with origin.snapshot() as snapshot:
+            assert guids(snapshot) == ["u1"]
+            os.utime(path, ns=(1, 1))
+
+    with pytest.raises(SourceIncomplete, match="changed while"):
+        deliver()
+    assert can_write(path)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 from mxdeliver.core.calendar import Window
 from mxdeliver.core.model import EndOfStream, EventType, Field, Resource, SourceSettings
 from mxdeliver.edge.sources import Snapshot, Source
 from mxdeliver.edge.sources.warehouse import DuckDBSource
-from tests.support.warehouse import to_write
 
 CLIENT = "CLT-0858efd1-2d2e-6a5d-f2b5-c7dad42ef184"
 OTHER_CLIENT = "CLT-ffffffff-0000-0000-0000-000000000000"
@@ -66,10 +68,18 @@ def source(
 def database(folder: Path, *statements: str) -> Path:
     """Make or change warehouse.duckdb."""
     path = folder / "warehouse.duckdb"
-    with to_write(path) as connection:
+    with duckdb.connect(str(path)) as connection:
         for statement in statements:
             connection.execute(statement)
     return path
+
+
+def can_write(path: Path) -> bool:
+    """Whether another process can open a database to write to it."""
+    script = "import duckdb, sys; duckdb.connect(sys.argv[1])"
+    tried = subprocess.run([sys.executable, "-c", script, path], capture_output=True, check=False)
+    assert tried.returncode == 0 or b"Conflicting lock" in tried.stderr
+    return tried.returncode == 0
 
 
 def users(folder: Path, *rows: str, times: str = "bigint") -> Path:

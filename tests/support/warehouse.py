@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -40,18 +39,6 @@ def columns(resource: Resource) -> dict[str, str]:
     return {"client_guid": "VARCHAR", **dict.fromkeys(_TIMES, "BIGINT"), **found}
 
 
-def to_write(path: Path) -> duckdb.DuckDBPyConnection:
-    """Connect to a database file, as soon as a source of this process has let it go."""
-    ends_at = time.monotonic() + 10
-    while True:
-        try:
-            return duckdb.connect(str(path))
-        except duckdb.ResourceInUseException:
-            if time.monotonic() > ends_at:
-                raise
-            time.sleep(0.05)
-
-
 def make_warehouse(
     path: Path,
     *,
@@ -66,7 +53,7 @@ def make_warehouse(
     `filled` names the resources that have records; the others have none.
     """
     resources = load_resources()
-    with to_write(path) as connection:
+    with duckdb.connect(str(path)) as connection:
         for resource in resources.values():
             names = columns(resource)
             spelled = ", ".join(f'"{name}" {kind}' for name, kind in names.items())

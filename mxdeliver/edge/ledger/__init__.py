@@ -29,8 +29,8 @@ written before it has happened, except intentions: temporary names and names abo
 
 Reading order: `tables`, `waiting` (for the locks of others), `database` (opening, dialects,
 errors), `locks`, `rows`, `leftovers` (what attempts may have left in part), `planning`, `servers`
-(what each client's server allows), `direct` (files written under their final names), `stages` (how
-far files are), `lease`, `claims` (how a lease begins), `requests` (what people ask for), `listing`
+(what each client's server allows), `direct` (files written under their final names), `standing`
+(what a push must know of all that), `stages` (how far files are), `lease`, `claims` (how a lease begins), `requests` (what people ask for), `listing`
 (many at once), `book` (the ledger itself), `damage` (whether it is whole), `rebuilding` (a lost one).
 """
 
@@ -47,6 +47,7 @@ from mxdeliver.edge.ledger.rows import (
     PublishEvidence,
 )
 from mxdeliver.edge.ledger.servers import Publishing, ServerProfile
+from mxdeliver.edge.ledger.standing import Standing
 
 __all__ = [
     "FileStage",
@@ -60,6 +61,7 @@ __all__ = [
     "Publishing",
     "Rebuilt",
     "ServerProfile",
+    "Standing",
     "rebuild",
     "require_place",
 ]

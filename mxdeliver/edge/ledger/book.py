@@ -28,6 +28,7 @@ from mxdeliver.edge.ledger.lease import Lease
 from mxdeliver.edge.ledger.locks import Locks
 from mxdeliver.edge.ledger.rows import FileState, HistoryEntry
 from mxdeliver.edge.ledger.servers import ServerProfile
+from mxdeliver.edge.ledger.standing import Standing, standing_of
 
 BUSY_SECONDS = 20.0
 
@@ -221,6 +222,11 @@ class Ledger:
         with self._database.read() as connection:
             return servers.profiles(connection)
 
+    def standing(self, key: DeliveryKey) -> Standing:
+        """Give what a push must know of all that was done before."""
+        with self._database.read() as connection:
+            return standing_of(connection, rows.require(connection, key))
+
     def may_have_sealed(self, key: DeliveryKey, *, before: int) -> bool:
         """Tell whether an attempt of a lower number may have sealed without the ledger's knowing."""
         with self._database.read() as connection:
@@ -263,10 +269,7 @@ class Ledger:
             return leftovers.left_behind(connection, client_guid, day)
 
     def temporaries(self, key: DeliveryKey) -> list[str]:
-        """Give every temporary name handed out for the day, by any revision, that may still be there.
-
-        That is, on the server and in the directory that the delivery is bound to.
-        """
+        """Give every temporary name of the day, of any revision, that may lie where it is bound to."""
         with self._database.read() as connection:
             return leftovers.temporaries_of(connection, rows.require(connection, key))
 

@@ -60,7 +60,7 @@ _END_ATTEMPT = (
 class Lease:
     """Held by one thread of one process, from `Ledger.claim` to the end of its `with`.
 
-    Each write raises LeaseLost once somebody else has taken the delivery over, or after the attempt
+    `deadline` is the delivery's, `was_sealed` is as it was found. Each write raises LeaseLost once somebody else has taken the delivery over, or after the attempt
     was ended by one of `delivered`, `retry`, `park`, `fail` and `stopped`.
     """
 
@@ -74,12 +74,14 @@ class Lease:
         token: int,
         number: int,
         deadline: datetime,
+        is_sealed: bool,
     ) -> None:
         self.key = key
         self.lock = lock
         self.token = token
         self.number = number
         self.deadline = deadline
+        self.was_sealed = is_sealed
         self._database = database
         self._id = delivery_id
         self._open = True

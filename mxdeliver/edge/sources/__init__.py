@@ -3,7 +3,7 @@
     settings      what the configuration may say about a DuckDB source
     warehouse     the source itself: opens DuckDB so that it neither spills nor reaches further
                   than the configuration says
-    engines       DuckDBs, and how long one keeps the database that nobody reads
+    engines       a DuckDB of the source's own, and the database that it has attached
     snapshot      all streams of one delivery, out of one state of the data
     known         what was found out about a database file, for the next client
     queries       the SQL: default queries, the vetting of a user's own
@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import EntryPoint, entry_points
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import pyarrow as pa
 
@@ -73,6 +73,23 @@ class Source(Protocol):
 
     def problems(self, resources: Sequence[Resource]) -> list[MxdeliverError]:
         """Open the source and fit every resource's queries to its schema, reading no records."""
+        ...
+
+
+@runtime_checkable
+class Lingering(Protocol):
+    """A source that can stay at its data while the next snapshot is about to come.
+
+    As long as it does nobody else may write to them, so whoever lets it linger tells it to let go
+    when nothing has come for a while.
+    """
+
+    def linger(self) -> None:
+        """Stay at the data between snapshots from now on."""
+        ...
+
+    def let_go(self) -> None:
+        """Leave the data until the next snapshot."""
         ...
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import duckdb
 
-from mxdeliver.edge.sources.queries import Relation
+from mxdeliver.edge.sources.queries import CLIENT_VARIABLE, Relation
 
 T = TypeVar("T")
 
@@ -22,21 +22,29 @@ MOST_TEXTS = 200
 """Days differ by time zone, and their statements with them; beyond so many all are forgotten."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Known:
-    """The relations that were looked at, by resource; statements and queries, by their text."""
+    """The relations that were looked at, by resource; statements and queries, by their text.
+
+    A client that the connection's variable names stays named, whatever else is forgotten.
+    """
 
     connection: duckdb.DuckDBPyConnection
     relations: dict[str, Relation] = field(default_factory=dict)
     _statements: dict[str, duckdb.Statement] = field(default_factory=dict)
     _queries: dict[str, duckdb.DuckDBPyRelation] = field(default_factory=dict)
+    _client_guid: str | None = None
 
     def statement(self, sql: str) -> duckdb.Statement:
         """Give one statement, parsed."""
         return _kept(self._statements, sql, lambda: self.connection.extract_statements(sql)[0])
 
-    def query(self, sql: str) -> duckdb.DuckDBPyRelation:
-        """Give a query, bound; one that reads its client from CLIENT_VARIABLE does so when it runs."""
+    def query(self, sql: str, client_guid: str) -> duckdb.DuckDBPyRelation:
+        """Give a query that reads its client from CLIENT_VARIABLE, bound; run it before another one."""
+        if self._client_guid != client_guid:
+            sets = f"set variable {CLIENT_VARIABLE} = $guid"
+            self.connection.execute(sets, {"guid": client_guid})
+            self._client_guid = client_guid
         return _kept(self._queries, sql, lambda: self.connection.sql(sql))
 
     def forget(self) -> None:

@@ -25,7 +25,6 @@ from mxdeliver.edge.sources.failures import FOREIGN_ERRORS, Stage, translate
 from mxdeliver.edge.sources.files import Files
 from mxdeliver.edge.sources.known import Known
 from mxdeliver.edge.sources.queries import (
-    CLIENT_VARIABLE,
     EventTime,
     OwnQuery,
     Relation,
@@ -82,7 +81,6 @@ class DuckDBSnapshot:
         self._days: dict[tuple[str, str, Window], Day] = {}
         self._reader: pa.RecordBatchReader | None = None
         self._turn = 0
-        self._client: str | None = None
 
     def stream(
         self, resource: Resource, event: EventType, client_guid: str, window: Window
@@ -203,7 +201,7 @@ class DuckDBSnapshot:
         room = HELD_BYTES - sum(other.held_bytes for other in self._days.values())
         try:
             day.hold(
-                self._run(lambda: self._of(client_guid, query), where, BATCH_ROWS),
+                self._run(lambda: self._known.query(query, client_guid), where, BATCH_ROWS),
                 events,
                 names=relation.columns(),
                 room=room,
@@ -213,14 +211,6 @@ class DuckDBSnapshot:
             self._begin_again(where)
         finally:
             self.close()
-
-    def _of(self, client_guid: str, query: str) -> duckdb.DuckDBPyRelation:
-        """Give a query that reads its client from CLIENT_VARIABLE, bound and about this one."""
-        if self._client != client_guid:
-            sql = f"set variable {CLIENT_VARIABLE} = $guid"
-            self._connection.execute(sql, {"guid": client_guid})
-            self._client = client_guid
-        return self._known.query(query)
 
     def _lie_in_order(
         self, relation: Relation, event: EventType, client_guid: str, window: Window
@@ -286,7 +276,6 @@ class DuckDBSnapshot:
         uses, and files are compared before and after.
         """
         self.close()
-        self._client = None
         with suppress(duckdb.Error):
             self._connection.execute("rollback")
         self._fetch("begin transaction read only", {}, where)

@@ -4,14 +4,14 @@ DuckDB here never spills to disk, loads no extension, sees no Python variable, a
 those that the configuration names. Each snapshot has a DuckDB to itself, in memory, with the database
 attached read-only: clients are delivered side by side, and each must see the file as it is when its own
 delivery begins. To make such a DuckDB takes as long as a small client's whole day, so one that ended
-well is used again, with what it knows of a file that is still the same. Attaching takes a tenth of a
-small client's day, so it lets the database go only when nobody has come for it (`engines`), or when the
-file is another one by then.
+well is used again, with what it knows of a file that is still the same. Attaching takes a tenth of that:
+where the next day is about to come (`linger`) it keeps the database, too, unless it is another one then.
 """
 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 
@@ -19,7 +19,7 @@ import duckdb
 
 from mxdeliver.core.errors import MxdeliverError, SourceIncomplete
 from mxdeliver.core.model import EventType, Resource, SourceSettings
-from mxdeliver.edge.sources.engines import Engine, Resting
+from mxdeliver.edge.sources.engines import Engine
 from mxdeliver.edge.sources.failures import FOREIGN_ERRORS, Stage, translate
 from mxdeliver.edge.sources.files import Files, database_files, with_absolute_files
 from mxdeliver.edge.sources.known import Known
@@ -67,11 +67,27 @@ class DuckDBSource:
             first_rows=slice_rows, bytes=slice_bytes or self._options.memory_bytes // SLICE_SHARE
         )
         self._few_rows = slice_rows if few_rows is None else few_rows
-        self._resting = Resting()
+        self._idle: deque[Engine] = deque()
+        self._lingers = False
 
     def snapshot(self) -> AbstractContextManager[DuckDBSnapshot]:
         """Hold one state of the data, in one read transaction."""
         return self._snapshot()
+
+    def linger(self) -> None:
+        """Keep the database attached from one snapshot to the next: see `sources.Lingering`."""
+        self._lingers = True
+
+    def let_go(self) -> None:
+        """Let others write to the database, until the next snapshot."""
+        for _ in range(len(self._idle)):
+            engine = self._idle.popleft()
+            try:
+                engine.let_go()
+            except duckdb.Error:
+                engine.connection.close()
+            else:
+                self._idle.append(engine)
 
     def check(self, resources: Sequence[Resource]) -> None:
         """Raise the first of `problems`."""
@@ -99,12 +115,12 @@ class DuckDBSource:
         connection = engine.connection
         ended_well = False
         try:
-            if not engine.files.remember():
+            is_same = engine.files.remember()
+            if not is_same:
                 engine.known.forget()
-                engine.let_go()
             if engine.database != self._real_path():
                 raise SourceIncomplete(f"source {self._settings.name}: its database was replaced")
-            self._attach(engine)
+            self._attach(engine, anew=not is_same)
             failed_views = self._create_views(connection, engine.views)
             self._begin(connection)
             snapshot = DuckDBSnapshot(
@@ -128,10 +144,10 @@ class DuckDBSource:
     def _take(self) -> Engine:
         """Give a DuckDB that nobody uses; a new one where there is none, or the database has moved."""
         database = self._real_path()
-        while (engine := self._resting.take()) is not None:
-            if engine.database == database:
-                return engine
-            engine.connection.close()
+        with suppress(IndexError):
+            while (engine := self._idle.pop()).database != database:
+                engine.connection.close()
+            return engine
         return self._make(database)
 
     def _real_path(self) -> str | None:
@@ -146,7 +162,9 @@ class DuckDBSource:
         if ended_well and engine.database and not (engine.views or engine.patterns):
             with suppress(duckdb.Error):
                 engine.connection.execute("rollback")
-                self._resting.put(engine)
+                if not self._lingers:
+                    engine.let_go()
+                self._idle.append(engine)
                 return
         engine.connection.close()
 
@@ -242,8 +260,10 @@ class DuckDBSource:
                 views[name] = error
         return own_queries, views, frozenset(patterns)
 
-    def _attach(self, engine: Engine) -> None:
+    def _attach(self, engine: Engine, *, anew: bool) -> None:
         try:
+            if anew:
+                engine.let_go()
             engine.attach()
         except FOREIGN_ERRORS as error:
             where = f"source {self._settings.name}: {self._options.database}"
