@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import socket
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -311,3 +312,32 @@ def test_an_error_that_cannot_be_sent_is_a_bug_named_by_its_place():
     assert isinstance(sent, Internal)
     assert "unexpected Own at test_builder_pool.py" in str(sent)
     assert portable(SourceUnavailable("down")).args == ("down",)
+
+
+@contextmanager
+def two_ends():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield wire.Wire(ours), wire.Wire(theirs)
+
+
+def test_a_resource_is_packed_once_and_unpacked_once(bench):
+    with two_ends() as (ours, theirs):
+        received = []
+        for revision in (1, 2):
+            ours.send(replace(bench.work, key=replace(bench.work.key, revision=revision)))
+            received.append(theirs.receive()[0])
+    assert [one.key.revision for one in received] == [1, 2]
+    (first,), (second,) = [one.resources for one in received]
+    assert first is second
+    assert (first,) == bench.work.resources
+    assert first is not bench.work.resources[0]
+
+
+def test_resources_of_one_name_and_other_schemas_are_told_apart(bench):
+    (users,) = bench.work.resources
+    with two_ends() as (ours, theirs):
+        for schema in (users.schema, users.schema + " "):
+            work = replace(bench.work, resources=(replace(users, schema=schema),))
+            ours.send(work)
+            assert theirs.receive()[0].resources == work.resources

@@ -13,9 +13,11 @@ import socket
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from mxdeliver.core.errors import Internal, MxdeliverError
 from mxdeliver.core.model import Bundle, Client, DeliveryKey, Resource, SourceSettings
@@ -104,6 +106,35 @@ class Gone(Exception):
     """The other side is not there any more, stops in the middle of a message, or is not understood."""
 
 
+class _Pickler(pickle.Pickler):
+    """Packs a resource once for all the days that it goes along with: it is most of what is sent."""
+
+    def reducer_override(self, value: object) -> Any:
+        if isinstance(value, Resource):
+            return _unpacked, (_packed(value),)
+        return NotImplemented
+
+
+_PACKED: dict[int, tuple[Resource, bytes]] = {}
+_MOST_PACKED = 256
+
+
+def _packed(resource: Resource) -> bytes:
+    known = _PACKED.get(id(resource))
+    if known is None:
+        if len(_PACKED) >= _MOST_PACKED:
+            _PACKED.clear()
+        # beside the resource itself, whose place in memory would be another one's when it is gone
+        known = _PACKED[id(resource)] = resource, pickle.dumps(resource)
+    return known[1]
+
+
+@lru_cache(maxsize=_MOST_PACKED)
+def _unpacked(data: bytes) -> Resource:
+    resource: Resource = pickle.loads(data)  # noqa: S301 - pickled by a process of ours
+    return resource
+
+
 class Wire:
     """One end of the socket; used by one thread at a time."""
 
@@ -112,7 +143,9 @@ class Wire:
 
     def send(self, message: Message, *files: int) -> None:
         """Send a message, and open files with it; Gone."""
-        data = pickle.dumps(message)
+        buffer = BytesIO()
+        _Pickler(buffer).dump(message)
+        data = buffer.getbuffer()
         try:
             socket.send_fds(self._socket, [_LENGTH.pack(len(data))], files)
             self._socket.sendall(data)
