@@ -29,7 +29,7 @@ from mxdeliver.core.model import (
     DeliveryKey,
     Outcome,
 )
-from mxdeliver.edge.ledger import FileStage, Lease, ServerProfile
+from mxdeliver.edge.ledger import FileStage, Lease
 from mxdeliver.push import push
 from mxdeliver.site import Result, Site
 
@@ -53,7 +53,7 @@ def deliver(key: DeliveryKey, client: Client, site: Site, gate: Gate = _always_o
     ) as lease:
         log = site.log(key, attempt=lease.number)
         try:
-            bundle, profile = _attempt(key, client, site, gate, lease, log)
+            bundle = _attempt(key, client, site, gate, lease, log)
         except MxdeliverError as error:
             return _ended(error, key, client, site, lease=lease, log=log, started=started)
         except Exception as error:  # noqa: BLE001 - a bug stays with its client
@@ -71,13 +71,13 @@ def deliver(key: DeliveryKey, client: Client, site: Site, gate: Gate = _always_o
             encrypted_file_size=bundle.encrypted_size,
             seconds=seconds,
         )
-        lease.delivered(now=site.clock(), profile=profile)
+        lease.delivered(now=site.clock())
         return Result(key=key, outcome=Outcome.DELIVERED, seconds=seconds)
 
 
 def _attempt(
     key: DeliveryKey, client: Client, site: Site, gate: Gate, lease: Lease, log: Log
-) -> tuple[Bundle, ServerProfile | None]:
+) -> Bundle:
     log(
         "delivery.started",
         f"{client.name}, {key.snapshot_date}",
@@ -114,7 +114,7 @@ def _build_and_push(
     *,
     now: datetime,
     stop: Callable[[], bool],
-) -> tuple[Bundle, ServerProfile | None]:
+) -> Bundle:
     # Vetted also when the bundle is sealed: a key that was revoked since then is not sent to.
     certificate = binding.certificate(client, now)
     binding.warn_of_expiry(client, certificate, now, log)
@@ -145,7 +145,7 @@ def _build_and_push(
         )
     lease.sealed(bundle, destination=client.endpoint.destination, in_doubt=unheard_of)
     with gate(client, stop) as went_well:
-        profile = push(
+        push(
             bundle,
             client,
             lease=lease,
@@ -157,7 +157,7 @@ def _build_and_push(
             log=_and_then(log, "connection.opened", went_well),
             stop=stop,
         )
-    return bundle, profile
+    return bundle
 
 
 def _and_then(log: Log, event: str, call: Callable[[], None]) -> Log:

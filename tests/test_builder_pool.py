@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import count
 from threading import Event, Lock
 
 import pytest
@@ -110,14 +112,30 @@ def is_locked(path):
 
 def test_the_source_is_kept_from_day_to_day_and_soon_left_where_none_comes(bench):
     with two_builders() as builders:
-        for revision in (1, 2, 3):
-            bench.build(builders, revision=revision)
-        assert is_locked(bench.deployment.warehouse)
+        revisions = count(1)
+        assert any(still_locked(bench, builders, next(revisions)) for _ in range(5))
         wait_until(lambda: not is_locked(bench.deployment.warehouse), "the builders to let go")
         assert can_write(bench.deployment.warehouse)
-        bench.build(builders, revision=4)
-        assert is_locked(bench.deployment.warehouse)
+        assert any(still_locked(bench, builders, next(revisions)) for _ in range(5))
         assert builders.count == 2
+
+
+def test_a_source_is_left_as_soon_as_a_day_comes_from_another_one(bench):
+    other = bench.deployment.warehouse.with_name("other.duckdb")
+    shutil.copy(bench.deployment.warehouse, other)
+    second = replace(bench.work.source, name="other", options={"database": str(other)})
+    with Builders(1, os.environ, places=1) as builders:
+        builders._add()
+        bench.build(builders, revision=1)
+        for revision in range(2, 5):
+            bench.build(builders, revision=revision, source=second)
+            assert not is_locked(bench.deployment.warehouse)
+
+
+def still_locked(bench, builders, revision):
+    """Whether its source is kept behind a day; on a busy machine it may be left before one looks."""
+    bench.build(builders, revision=revision)
+    return is_locked(bench.deployment.warehouse)
 
 
 def test_a_day_is_built_sealed_and_told(bench):

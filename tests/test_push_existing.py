@@ -165,6 +165,13 @@ def test_a_file_that_was_in_doubt_and_is_gone_has_been_taken_where_files_are_tak
     assert server.operations.count("rename") == 8
 
 
+def test_what_was_shown_of_the_server_is_known_also_where_the_delivery_did_not_come_to_its_end(
+    sender, monkeypatch
+):
+    sender.crash(monkeypatch, Lease, "delivered")
+    assert sender.profile() is not None
+
+
 def test_files_that_were_taken_in_the_same_delivery_show_that_files_are_taken(
     sender, server, monkeypatch
 ):

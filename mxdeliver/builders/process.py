@@ -136,15 +136,19 @@ class _Serving:
             if isinstance(source, Lingering):
                 source.linger()
             known = self._sources[settings.name] = (settings, source)
+        self._let_go(but=settings.name)
         return known[1]
 
-    def _let_go(self) -> None:
-        """Let others write to the sources while no day comes to be built."""
+    def _let_go(self, *, but: str | None = None) -> None:
+        """Let others write to the sources that no day comes from; one that cannot is opened anew."""
         from mxdeliver.edge.sources import Lingering  # noqa: PLC0415 - hardened first, see `main`
 
-        for _, source in self._sources.values():
-            if isinstance(source, Lingering):
-                source.let_go()
+        for name, (_, source) in list(self._sources.items()):
+            if name != but and isinstance(source, Lingering):
+                try:
+                    source.let_go()
+                except Exception:  # noqa: BLE001 - a source of somebody else's; the next day meets it
+                    del self._sources[name]
 
     def _log(self, event: str, message: str, /, **fields: object) -> None:
         self._events.append(Event(event, message, fields))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from mxdeliver.core.log import Log
 from mxdeliver.core.model import Artifact, Bundle, Client, DailyFile
-from mxdeliver.edge.ledger import Lease, PublishEvidence
+from mxdeliver.edge.ledger import Lease, PublishEvidence, ServerProfile
 from mxdeliver.edge.sftp import RenameOutcome, Session
 
 
@@ -22,8 +22,17 @@ class Acknowledged:
         self._lease = lease
         self._log = log
 
-    def note(self, outcomes: Mapping[str, RenameOutcome], levels: Mapping[str, str]) -> None:
+    def note(
+        self,
+        outcomes: Mapping[str, RenameOutcome],
+        levels: Mapping[str, str],
+        *,
+        moved: bool = False,
+        profile: ServerProfile | None = None,
+    ) -> None:
         """Take note of files by name: how they came there, and how well they were compared.
+
+        `moved` and `profile` are as `Lease.published` has them.
 
         Killed between log and ledger, the next run says it again, as the whole delivery (`deliver`).
         """
@@ -44,7 +53,9 @@ class Acknowledged:
                     server=facts.server,
                 )
                 for file in files
-            }
+            },
+            moved=moved,
+            profile=profile,
         )
 
     def _tell(self, file: Artifact) -> None:

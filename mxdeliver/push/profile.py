@@ -70,14 +70,15 @@ class Profile:
         self._sweeps |= RenameOutcome.SWEPT in set(outcomes)
 
     def news(self) -> ServerProfile | None:
-        """Give what this delivery has shown and the ledger does not know; None where it sent no file."""
+        """Give what this delivery has shown and the ledger does not know, to be written there; or None."""
         if self._level is None:
             return None
-        if self.is_direct and self._known is not None:
-            found = self._found(Publishing.DIRECT, decided_on=self._known.decided_on)
+        known = self._known
+        if self.is_direct and known is not None:
+            found = self._found(Publishing.DIRECT, decided_on=known.decided_on)
         else:
             found = self._found(Publishing.RENAME, decided_on=self._today)
-        known = self._known
+        self._known = found
         if known is not None and found.publishing is known.publishing is Publishing.RENAME:
             # a new date alone is not worth being written
             known = replace(known, decided_on=found.decided_on)

@@ -26,7 +26,6 @@ from mxdeliver.edge.ledger import (
     FileState,
     Lease,
     Publishing,
-    ServerProfile,
     Standing,
 )
 from mxdeliver.edge.sftp import (
@@ -60,11 +59,10 @@ def push(
     nonce: Callable[[], str],
     log: Log,
     stop: Callable[[], bool],
-) -> ServerProfile | None:
+) -> None:
     """Make every file of the bundle appear on the client's server, the manifest last.
 
-    Returns when the server has acknowledged all of it and the ledger knows: gives what is new about
-    the server, if anything is. Raises the errors of the
+    Returns when the server has acknowledged all of it and the ledger knows. Raises the errors of the
     network, the handshake and the client's server, SpoolCorrupt, LeaseLost, StopRequested.
     """
     for name in lease.bound_to(client.endpoint.destination):
@@ -77,7 +75,7 @@ def push(
     standing = records.standing(bundle.key)
     wanted = [file for file in bundle.files if not _is_published(standing.files, file)]
     if not wanted:
-        return None
+        return
     started = time.monotonic()
     # A server that takes further channels, or what is sent ahead, amiss is tried again without.
     files = {file.name: file.encrypted_file_size for file in wanted} if lease.number == 1 else {}
@@ -109,7 +107,7 @@ def push(
                 host=client.endpoint.host,
                 port=facts.port,
             )
-        return _Push(
+        _Push(
             bundle,
             session=session,
             lease=lease,
@@ -163,11 +161,8 @@ class _Push:
         self._nonce = nonce
         self._log = log
 
-    def carry_out(self, standing: Standing) -> ServerProfile | None:
-        """Publish what is not there yet, by renaming unless that is known to be impossible.
-
-        Gives what was found out about the server and the ledger does not know.
-        """
+    def carry_out(self, standing: Standing) -> None:
+        """Publish what is not there yet, by renaming unless that is known to be impossible."""
         if not self._profile.is_direct:
             try:
                 self._upload_and_rename(standing)
@@ -182,7 +177,6 @@ class _Push:
                 standing = self._records.standing(self._bundle.key)
         if self._profile.is_direct:
             self._write_directly(standing)
-        return self._profile.news()
 
     def _look(self, standing: Standing) -> tuple[list[Artifact], Found]:
         """Give the files that are still to be sent, after writing down which are there."""
@@ -196,6 +190,8 @@ class _Push:
         if self._profile.is_direct and self._withdraw_manifest(wanted, progress, found):
             wanted = [file for file in wanted if file is not self._bundle.manifest]
             wanted.append(self._bundle.manifest)
+        if found.there:
+            self._lease.check()  # before anything is told to the log
         self._acknowledged.note(
             {name: outcome for name, (outcome, _) in found.there.items()},
             {name: level for name, (_, level) in found.there.items()},
@@ -226,8 +222,8 @@ class _Push:
             self._lease.check()  # what lies there may be another run's by now
         self._existing.clear(found.torn)
         self._existing.take_away(found.replaced)
-        for files in self._in_order(missing):
-            self._publish(files, temporaries, evidence)
+        for files, is_last in self._in_order(missing):
+            self._publish(files, temporaries, evidence, is_last=is_last)
 
     def _leftovers(self, standing: Standing) -> Sequence[str]:
         """Give the temporary names of earlier attempts, without those that are known to be gone by now."""
@@ -242,20 +238,23 @@ class _Push:
             sha256=file.encrypted_checksum,
         )
 
-    def _in_order(self, files: Sequence[Artifact]) -> list[list[Artifact]]:
-        """Give the daily files, then the manifest, without what is empty."""
+    def _in_order(self, files: Sequence[Artifact]) -> list[tuple[list[Artifact], bool]]:
+        """Give the daily files, then the manifest, without what is empty; and whether it is the last."""
         manifest = self._bundle.manifest
         groups = [
             [file for file in files if file is not manifest],
             [file for file in files if file is manifest],
         ]
-        return [group for group in groups if group]
+        filled = [group for group in groups if group]
+        return [(group, group is filled[-1]) for group in filled]
 
     def _publish(
         self,
         files: Sequence[Artifact],
         temporaries: Mapping[str, str],
         evidence: Mapping[str, Evidence],
+        *,
+        is_last: bool,
     ) -> None:
         names = [file.name for file in files]
         with self._tidy(temporaries, LeaseLost):
@@ -271,23 +270,14 @@ class _Push:
         except MxdeliverError:
             self._lease.not_renamed(names)
             raise
-        self._note_sent(renaming.outcomes, evidence)
-        self._forget_renamed_before(renaming.outcomes, temporaries)
+        is_whole = is_last and renaming.failure is None
+        self._note_sent(renaming.outcomes, evidence, moved=True, is_whole=is_whole)
         if renaming.failure is not None:
             settled = renaming.outcomes.keys() | renaming.unconfirmed
             self._lease.not_renamed([name for name in names if name not in settled])
             if _shows_that_only_writing_helps(renaming.failure, evidence):
                 self._profile.rename_is_impossible(evidence)
             raise renaming.failure
-
-    def _forget_renamed_before(
-        self, outcomes: Mapping[str, RenameOutcome], temporaries: Mapping[str, str]
-    ) -> None:
-        """Tell the ledger of temporary names that it does not know to be gone (`Lease.published`)."""
-        before = RenameOutcome.ALREADY_PUBLISHED
-        gone = [temporaries[name] for name, outcome in outcomes.items() if outcome is before]
-        if gone:
-            self._records.forget_temporaries(self._bundle.key, gone)
 
     @contextmanager
     def _tidy(
@@ -314,13 +304,14 @@ class _Push:
         self._existing.remove(self._leftovers(standing))
         self._existing.clear(found.torn)
         self._existing.take_away(found.replaced)
-        for files in self._in_order(missing):
-            self._write([file.name for file in files], [self._upload(file, {}) for file in files])
+        for files, is_last in self._in_order(missing):
+            self._write(files, is_last=is_last)
 
-    def _write(self, names: Sequence[str], uploads: Sequence[Upload]) -> None:
+    def _write(self, files: Sequence[Artifact], *, is_last: bool) -> None:
+        names = [file.name for file in files]
         self._lease.writing(names)
         evidence = self._session.write(
-            uploads,
+            [self._upload(file, {}) for file in files],
             Ownership(
                 created=self._lease.created,
                 may_remove=self._lease.check,
@@ -331,7 +322,7 @@ class _Push:
             name: RenameOutcome.SWEPT if one.taken else RenameOutcome.WRITTEN
             for name, one in evidence.items()
         }
-        self._note_sent(outcomes, evidence)
+        self._note_sent(outcomes, evidence, is_whole=is_last)
 
     def _withdraw_manifest(
         self, wanted: Sequence[Artifact], progress: Mapping[str, FileState], found: Found
@@ -354,11 +345,19 @@ class _Push:
     # -- what the server has acknowledged ------------------------------------------------------------
 
     def _note_sent(
-        self, outcomes: Mapping[str, RenameOutcome], evidence: Mapping[str, Evidence]
+        self,
+        outcomes: Mapping[str, RenameOutcome],
+        evidence: Mapping[str, Evidence],
+        *,
+        moved: bool = False,
+        is_whole: bool,
     ) -> None:
+        """Take note of what was sent; once it `is_whole`, also of what that has shown of the server."""
         sent = {name: evidence[name] for name in outcomes}
         self._profile.saw(sent, outcomes.values())
-        self._acknowledged.note(outcomes, {name: one.level for name, one in sent.items()})
+        levels = {name: one.level for name, one in sent.items()}
+        news = self._profile.news() if is_whole else None
+        self._acknowledged.note(outcomes, levels, moved=moved, profile=news)
 
 
 def _shows_that_only_writing_helps(

@@ -256,7 +256,7 @@ def test_what_was_sealed_for_a_destination_is_bound_to_it(ledger):
         assert lease.bound_to("there") == []
 
 
-def test_what_a_delivery_has_shown_of_the_server_is_kept_with_its_end(ledger):
+def test_what_was_shown_of_the_server_is_kept_with_the_files_that_showed_it(ledger):
     shown = ServerProfile(
         destination="here",
         software="SSH-2.0-x",
@@ -265,13 +265,30 @@ def test_what_a_delivery_has_shown_of_the_server_is_kept_with_its_end(ledger):
         sweeps=False,
         decided_on=YESTERDAY,
     )
+    sealed = bundle(key())
+    *names, manifest = [artifact.name for artifact in sealed.files]
     with claim(ledger) as lease:
-        publish_all(lease, bundle(key()))
+        lease.sealed(sealed)
+        with pytest.raises(Internal, match="before the files that it lists"):
+            lease.published({manifest: EVIDENCE}, profile=shown)
         assert ledger.server(key().client_guid) is None
-        lease.delivered(now=NOON, profile=shown)
-        with pytest.raises(LeaseLost):
-            lease.delivered(now=NOON, profile=replace(shown, level="ack"))
-    assert ledger.server(key().client_guid) == shown
+        lease.published(dict.fromkeys(names, EVIDENCE), profile=shown)
+        assert ledger.server(key().client_guid) == shown
+        lease.published({manifest: EVIDENCE}, profile=replace(shown, level="size"))
+    assert ledger.server(key().client_guid) == replace(shown, level="size")
+
+
+def test_no_temporary_name_is_left_of_files_that_were_moved(ledger):
+    sealed = bundle(key())
+    first, second = [artifact.name for artifact in sealed.files][:2]
+    found = replace(EVIDENCE, outcome="already published")
+    with claim(ledger) as lease:
+        lease.sealed(sealed)
+        lease.uploading({first: "one", second: "two"})
+        lease.published({first: found})
+        assert ledger.temporaries(key()) == ["one", "two"]
+        lease.published({second: found}, moved=True)
+        assert ledger.temporaries(key()) == ["one"]
 
 
 @pytest.mark.parametrize("later", [timedelta(0), timedelta(hours=1)])

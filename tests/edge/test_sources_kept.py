@@ -181,9 +181,12 @@ def test_a_database_is_let_go_behind_each_snapshot(tmp_path):
     assert can_write(path)
 
 
-def test_where_a_source_lingers_its_database_stays_attached_until_it_is_to_let_go(tmp_path):
+@pytest.mark.parametrize("few_rows", [0, 2500])
+def test_where_a_source_lingers_its_database_stays_attached_until_it_is_to_let_go(
+    tmp_path, few_rows
+):
     path = one_user(tmp_path)
-    origin = source(tmp_path)
+    origin = source(tmp_path, few_rows=few_rows)
     origin.linger()
 
     for _ in range(2):
@@ -195,17 +198,26 @@ def test_where_a_source_lingers_its_database_stays_attached_until_it_is_to_let_g
     assert len(origin._idle) == 1
 
 
-def test_a_database_that_stays_attached_is_not_read_any_more_behind_another_file(tmp_path):
+@pytest.mark.parametrize("few_rows", [0, 2500])
+def test_a_database_that_stays_attached_is_not_read_any_more_behind_another_file(
+    tmp_path, few_rows
+):
     path = one_user(tmp_path)
     others = [tmp_path / name for name in ("u2", "u3")]
     for folder in others:
         folder.mkdir()
     second, third = [one_user(folder, folder.name) for folder in others]
-    origin = source(tmp_path)
+    origin = source(tmp_path, few_rows=few_rows)
     origin.linger()
     assert [row["guid"] for row in read(origin)] == ["u1"]
 
+    facts = path.stat()
     path.write_bytes(second.read_bytes())  # as cp does, which asks for no lock
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))  # cp -p
+    assert path.stat().st_size == facts.st_size
+    assert [row["guid"] for row in read(origin)] == ["u2"]
+
+    path.with_name("backup").hardlink_to(path)
     assert [row["guid"] for row in read(origin)] == ["u2"]
 
     third.replace(path)

@@ -79,7 +79,7 @@ class Sender:
         assert sealed is not None
         with self.ledger.claim(delivery, now=NOON, context="c", deadline=DEADLINE) as lease:
             lease.sealed(sealed)
-            profile = push(
+            push(
                 sealed,
                 self.client,
                 lease=lease,
@@ -91,7 +91,7 @@ class Sender:
                 log=self._log,
                 stop=stop,
             )
-            lease.delivered(now=NOON, profile=profile)
+            lease.delivered(now=NOON)
 
     def crash(
         self,

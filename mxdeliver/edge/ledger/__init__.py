@@ -30,8 +30,9 @@ written before it has happened, except intentions: temporary names and names abo
 Reading order: `tables`, `waiting` (for the locks of others), `database` (opening, dialects,
 errors), `locks`, `rows`, `leftovers` (what attempts may have left in part), `planning`, `servers`
 (what each client's server allows), `direct` (files written under their final names), `standing`
-(what a push must know of all that), `stages` (how far files are), `lease`, `claims` (how a lease begins), `requests` (what people ask for), `listing`
-(many at once), `book` (the ledger itself), `damage` (whether it is whole), `rebuilding` (a lost one).
+(what a push must know of all that), `stages` (how far files are), `lease`, `claims` (how a lease
+begins), `requests` (what people ask for), `listing` (many at once), `book` (the ledger itself),
+`damage` (whether it is whole), `rebuilding` (a lost one).
 """
 
 from mxdeliver.edge.ledger.book import Ledger

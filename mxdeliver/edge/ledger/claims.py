@@ -92,7 +92,7 @@ def take(
         token=token,
         number=number,
         deadline=deadline,
-        is_sealed=row.sealed,
+        was_sealed=row.sealed,
     )
 
 

@@ -20,7 +20,6 @@ from mxdeliver.core.model import Bundle, DeliveryKey, DeliveryState, Outcome
 from mxdeliver.edge.ledger import direct, leftovers, servers
 from mxdeliver.edge.ledger.database import Database
 from mxdeliver.edge.ledger.rows import (
-    IN_DOUBT,
     SEAL_COLUMNS,
     FileStage,
     FileState,
@@ -29,6 +28,7 @@ from mxdeliver.edge.ledger.rows import (
     describe,
     file_rows,
     file_values,
+    in_doubt_of,
     seal_values,
 )
 from mxdeliver.edge.ledger.stages import (
@@ -60,8 +60,9 @@ _END_ATTEMPT = (
 class Lease:
     """Held by one thread of one process, from `Ledger.claim` to the end of its `with`.
 
-    `deadline` is the delivery's, `was_sealed` is as it was found. Each write raises LeaseLost once somebody else has taken the delivery over, or after the attempt
-    was ended by one of `delivered`, `retry`, `park`, `fail` and `stopped`.
+    `deadline` is the delivery's; `was_sealed` tells whether it was when this attempt began. Each write
+    raises LeaseLost once somebody else has taken the delivery over, or after the attempt was ended by
+    one of `delivered`, `retry`, `park`, `fail` and `stopped`.
     """
 
     def __init__(
@@ -74,14 +75,14 @@ class Lease:
         token: int,
         number: int,
         deadline: datetime,
-        is_sealed: bool,
+        was_sealed: bool,
     ) -> None:
         self.key = key
         self.lock = lock
         self.token = token
         self.number = number
         self.deadline = deadline
-        self.was_sealed = is_sealed
+        self.was_sealed = was_sealed
         self._database = database
         self._id = delivery_id
         self._open = True
@@ -119,19 +120,20 @@ class Lease:
     ) -> None:
         """Write down all files of the sealed bundle, once; the same values again change nothing.
 
-        They are bound to `destination` where it is known already (`bound_to`). `in_doubt`: a run of which this ledger knows nothing has sealed it, and maybe sent it.
-        Raises SpoolCorrupt where other values were sealed for this revision before.
+        They are bound to `destination`, where one is given, as by `bound_to`. `in_doubt`: a run of
+        which this ledger knows nothing has sealed it, and maybe sent it. Raises SpoolCorrupt where
+        other values were sealed for this revision before.
         """
         if bundle.key != self.key:
             raise Internal(f"{describe(bundle.key)} was sealed under {describe(self.key)}")
         self._seal_is_untold = not in_doubt
         with self._writing() as (connection, row):
             if not row.sealed:
-                values = file_values(self._id, bundle, in_doubt=in_doubt)
-                connection.execute(insert(files), values)
+                of_files = file_values(self._id, bundle, in_doubt=in_doubt)
+                connection.execute(insert(files), of_files)
                 bound = row.destination or destination
-                values_ = {"_id": self._id, "destination": bound, **seal_values(bundle)}
-                connection.execute(_SEAL, values_)
+                sealed = {"_id": self._id, "destination": bound, **seal_values(bundle)}
+                connection.execute(_SEAL, sealed)
             elif bundle_of(connection, row) != bundle:
                 raise SpoolCorrupt(
                     f"{describe(self.key)}: the bundle is not the one that was sealed before"
@@ -187,7 +189,7 @@ class Lease:
         """
         with self._writing() as (connection, _):
             rows = file_rows(connection, self._id)
-            self._refuse_doubtful(_in_doubt(rows), temporaries_, of=len(rows))
+            self._refuse_doubtful(in_doubt_of(rows), temporaries_, of=len(rows))
             advance(
                 connection,
                 self.key,
@@ -226,7 +228,7 @@ class Lease:
         values = {"temporary": None, "direct": direct.DirectStage.INTENDED.value}
         with self._writing() as (connection, _):
             rows = file_rows(connection, self._id)
-            self._refuse_doubtful(_in_doubt(rows), names, of=len(rows))
+            self._refuse_doubtful(in_doubt_of(rows), names, of=len(rows))
             advance(connection, self.key, rows, FileStage.UPLOADING, dict.fromkeys(names, values))
 
     def created(self, names: Sequence[str]) -> None:
@@ -254,11 +256,18 @@ class Lease:
             rows = file_rows(connection, self._id)
             advance(connection, self.key, rows, FileStage.PUBLISHING, {name: {} for name in names})
 
-    def published(self, evidence: Mapping[str, PublishEvidence]) -> None:
-        """Write down what the server acknowledged, in one commit.
+    def published(
+        self,
+        evidence: Mapping[str, PublishEvidence],
+        *,
+        moved: bool = False,
+        profile: servers.ServerProfile | None = None,
+    ) -> None:
+        """Write down what the server acknowledged, in one commit, and what is new about the server.
 
-        Raises Internal where the manifest was made to appear while another file was not published
-        yet; one that was found in its place is a fact.
+        Of files `moved` just now no temporary name is left, of others by their outcome. Raises
+        Internal where the manifest was made to appear while another file was not published yet; one
+        that was found in its place is a fact.
         """
         with self._writing() as (connection, _):
             rows = file_rows(connection, self._id)
@@ -270,20 +279,21 @@ class Lease:
                 {name: evidence_values(item) for name, item in evidence.items()},
             )
             require_manifest_last(rows, evidence)
-            renamed = {name for name, item in evidence.items() if item.outcome in TEMPORARY_GONE}
-            gone = [row.temporary for row in rows if row.name in renamed and row.temporary]
-            leftovers.forget(connection, self._id, gone)
+            left = {name for name, item in evidence.items() if item.outcome not in TEMPORARY_GONE}
+            gone = evidence if moved else evidence.keys() - left
+            temporary = [row.temporary for row in rows if row.name in gone and row.temporary]
+            if profile is not None:
+                servers.keep(connection, self.key.client_guid, profile)
+            leftovers.forget(connection, self._id, temporary)
 
     # -- how the attempt ends --------------------------------------------------------------------
 
-    def delivered(self, *, now: datetime, profile: servers.ServerProfile | None = None) -> None:
-        """End well, and keep what is new about the client's server; Internal while a file is not published."""
+    def delivered(self, *, now: datetime) -> None:
+        """End well; Internal while a file is not published."""
         with self._writing() as (connection, _):
             rows = file_rows(connection, self._id)
             if not rows or any(row.state != FileStage.PUBLISHED for row in rows):
                 raise Internal(f"{describe(self.key)} is not published as a whole")
-            if profile is not None:
-                servers.keep(connection, self.key.client_guid, profile)
             self._end(
                 connection, Outcome.DELIVERED, now, state=DeliveryState.DELIVERED, delivered_at=now
             )
@@ -384,7 +394,3 @@ class Lease:
                 "error": error,
             },
         )
-
-
-def _in_doubt(rows: Sequence[Row[Any]]) -> set[str]:
-    return {row.name for row in rows if row.outcome == IN_DOUBT}

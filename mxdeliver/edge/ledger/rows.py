@@ -260,6 +260,11 @@ def file_rows(connection: Connection, delivery_id: int) -> Sequence[Row[Any]]:
     return connection.execute(_FILES, {"delivery_id": delivery_id}).all()
 
 
+def in_doubt_of(rows: Sequence[Row[Any]]) -> set[str]:
+    """Give the names of a delivery's files that may have been sent: see `FileState.in_doubt`."""
+    return {row.name for row in rows if row.outcome == IN_DOUBT}
+
+
 def _evidence_of(row: Row[Any]) -> PublishEvidence | None:
     if row.level is None:
         return None

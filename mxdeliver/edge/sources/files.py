@@ -11,10 +11,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 
@@ -112,6 +112,20 @@ def database_files(database: Path | str) -> list[str]:
     return [real, *(f"{real}.wal{end}" for end in ("", ".checkpoint", ".recovery"))]
 
 
+class _Facts(NamedTuple):
+    """What tells a file from another one, and from itself at another time."""
+
+    inode: int
+    size: int
+    modified: int
+    changed: int
+
+
+def _contents(state: Mapping[str, _Facts]) -> dict[str, tuple[int, ...]]:
+    """Leave out what a link to a file changes, too, as a backup makes it: it is no other one then."""
+    return {path: facts[:-1] for path, facts in state.items()}
+
+
 class Files:
     """The files behind one snapshot, as they were when it began."""
 
@@ -127,7 +141,7 @@ class Files:
         self._source = source
         self._patterns = sorted(patterns)
         self._database = [] if database is None else [str(database), *database_files(database)]
-        self._before: dict[str, tuple[int, int, int]] = {}
+        self._before: dict[str, _Facts] = {}
 
     def restrict(self, database: Sequence[str]) -> None:
         """Deny DuckDB every file but these, and those of the database, behind any links."""
@@ -142,6 +156,9 @@ class Files:
     def remember(self) -> bool:
         """Take down how the files are now, and tell whether they were so the last time.
 
+        Also their last change of any kind (ctime), which whoever writes cannot set: what is kept from
+        one snapshot to the next is not true of a file whose size and time were made to look the same.
+
         SourceUnavailable names a pattern without any file.
         """
         for pattern in self._patterns:
@@ -152,19 +169,19 @@ class Files:
 
     def changed(self) -> bool:
         """Tell whether a file was added, removed or changed since `remember`."""
-        return self._state() != self._before
+        return _contents(self._state()) != _contents(self._before)
 
     def refuse_changes(self) -> None:
         """SourceIncomplete where a file was added, removed or changed since `remember`."""
-        after = self._state()
-        different = sorted(dict(set(self._before.items()) ^ set(after.items())))
+        before, after = _contents(self._before), _contents(self._state())
+        different = sorted(dict(before.items() ^ after.items()))
         if different:
             raise SourceIncomplete(
                 f"source {self._source}: {different[0]} changed while it was read"
                 + (f", and {len(different) - 1} more" if different[1:] else "")
             )
 
-    def _state(self) -> dict[str, tuple[int, int, int]]:
+    def _state(self) -> dict[str, _Facts]:
         paths = list(self._database)
         for pattern in self._patterns:
             paths += self._matching(pattern)
@@ -174,7 +191,7 @@ class Files:
                 found = os.stat(path)  # noqa: PTH116 - called often
             except OSError:
                 continue
-            state[path] = (found.st_ino, found.st_size, found.st_mtime_ns)
+            state[path] = _Facts(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
         return state
 
     def _matching(self, pattern: str) -> list[str]:
