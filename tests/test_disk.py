@@ -133,14 +133,14 @@ def traced(deployment, *injections):
     )  # fmt: skip
 
 
-# strace counts by thread: the delivery's own has ten commits of five fdatasync(2) each, the main
+# strace counts by thread: the delivery's own has eight commits of five fdatasync(2) each, the main
 # thread four before it. From the number given on every call fails, as on a disk that has died.
 FAULTS = {
     "no space for the rename that seals": ("renameat:error=ENOSPC", "SPOOL_FULL", 0),
     "an error at the rename that seals": ("renameat:error=EIO", "SPOOL_IO", 0),
     "an error at a file's fsync": ("fsync:error=EIO:when=1", "SPOOL_IO", 0),
-    "a dead disk once it is sealed": ("fdatasync:error=EIO:when=24+", "SPOOL_IO", 0),
-    "a dead disk once the files are there": ("fdatasync:error=EIO:when=36+", "SPOOL_IO", FILES - 1),
+    "a dead disk once it is sealed": ("fdatasync:error=EIO:when=19+", "SPOOL_IO", 0),
+    "a dead disk once the files are there": ("fdatasync:error=EIO:when=31+", "SPOOL_IO", FILES - 1),
     "a used up quota at a file's fsync": ("fsync:error=EDQUOT:when=1", "SPOOL_FULL", 0),
     "a used up quota under the ledger": ("pwrite64:error=EDQUOT:when=60+", "SPOOL_IO", None),
     "a full disk under the ledger": ("pwrite64:error=ENOSPC:when=60+", "SPOOL_FULL", None),
