@@ -69,7 +69,7 @@ def assert_whole(party):
 def half_written(party):
     with site_of(party) as (site, client):
         key = site.ledger.latest(client.guid, DAY).key
-        return [one.name for one in site.ledger.half_written(key)]
+        return [one.name for one in site.ledger.standing(key).half_written]
 
 
 def torn(party, monkeypatch):

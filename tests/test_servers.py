@@ -121,7 +121,7 @@ def assert_delivered(party, bench):
     assert party.received() == sealed(party)
     with site_of(party) as (site, client):
         key = site.ledger.latest(client.guid, DAY).key
-        assert site.ledger.half_written(key) == []
+        assert site.ledger.standing(key).half_written == []
         assert set(party.leftovers()) <= set(site.ledger.temporaries(key))
     assert bench.kind.keeps or party.leftovers() == []
 

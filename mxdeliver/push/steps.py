@@ -21,13 +21,7 @@ from mxdeliver.core.errors import (
 )
 from mxdeliver.core.log import Log
 from mxdeliver.core.model import Artifact, Bundle, Client
-from mxdeliver.edge.ledger import (
-    FileStage,
-    FileState,
-    Lease,
-    Publishing,
-    Standing,
-)
+from mxdeliver.edge.ledger import FileStage, FileState, Lease, Publishing, Standing
 from mxdeliver.edge.sftp import (
     Credentials,
     Evidence,

@@ -271,11 +271,11 @@ def test_what_was_shown_of_the_server_is_kept_with_the_files_that_showed_it(ledg
         lease.sealed(sealed)
         with pytest.raises(Internal, match="before the files that it lists"):
             lease.published({manifest: EVIDENCE}, profile=shown)
-        assert ledger.server(key().client_guid) is None
+        assert ledger.servers() == {}
         lease.published(dict.fromkeys(names, EVIDENCE), profile=shown)
-        assert ledger.server(key().client_guid) == shown
+        assert ledger.servers() == {key().client_guid: shown}
         lease.published({manifest: EVIDENCE}, profile=replace(shown, level="size"))
-    assert ledger.server(key().client_guid) == replace(shown, level="size")
+    assert ledger.servers() == {key().client_guid: replace(shown, level="size")}
 
 
 def test_no_temporary_name_is_left_of_files_that_were_moved(ledger):

@@ -399,7 +399,7 @@ def test_a_ledger_of_the_first_version_is_opened_and_goes_on(tmp_path):
         assert ledger.bundle(key()) == bundle(key())
         assert ledger.servers() == {}
         waiting = key(number=2)
-        assert ledger.half_written(waiting) == []
+        assert ledger.standing(waiting).half_written == []
         assert {one.state for one in ledger.files(waiting).values()} == {"publishing", "uploading"}
         with ledger.claim(waiting, now=NOON, context="context", deadline=NOON) as lease:
             names = [file.name for file in bundle(waiting).files]

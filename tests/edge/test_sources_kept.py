@@ -28,6 +28,16 @@ def one_user(folder, guid="u1"):
     return users(folder, f"('{guid}', '{CLIENT}', {START}, null, null)")
 
 
+def assert_a_change_is_seen(origin, path):
+    def deliver():
+        with origin.snapshot() as snapshot:
+            assert guids(snapshot) == ["u1"]
+            os.utime(path, ns=(1, 1))
+
+    with pytest.raises(SourceIncomplete, match="changed while"):
+        deliver()
+
+
 def test_what_was_found_out_is_kept_while_the_file_is_the_same(tmp_path):
     path = one_user(tmp_path)
     origin = source(tmp_path)
@@ -72,13 +82,7 @@ def test_a_kept_database_that_changes_while_it_is_read_again_is_incomplete(tmp_p
     with origin.snapshot():
         pass
 
-    def deliver():
-        with origin.snapshot() as snapshot:
-            assert guids(snapshot) == ["u1"]
-            os.utime(path, ns=(1, 1))
-
-    with pytest.raises(SourceIncomplete, match="changed while"):
-        deliver()
+    assert_a_change_is_seen(origin, path)
     assert [row["guid"] for row in read(origin)] == ["u1"]
 
 
@@ -229,11 +233,5 @@ def test_a_database_that_stays_attached_is_let_go_behind_a_snapshot_that_failed(
     origin = source(tmp_path)
     origin.linger()
 
-    def deliver():
-        with origin.snapshot() as snapshot:
-            assert guids(snapshot) == ["u1"]
-            os.utime(path, ns=(1, 1))
-
-    with pytest.raises(SourceIncomplete, match="changed while"):
-        deliver()
+    assert_a_change_is_seen(origin, path)
     assert can_write(path)

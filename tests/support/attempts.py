@@ -122,7 +122,7 @@ def sealed(party: DayParty) -> dict[str, bytes]:
 def profile(party: DayParty) -> ServerProfile | None:
     """Give what the ledger knows of the client's server."""
     with site_of(party) as (site, client):
-        return site.ledger.server(client.guid)
+        return site.ledger.servers().get(client.guid)
 
 
 def crash(

@@ -141,7 +141,8 @@ class Sender:
 
     def half_written(self, delivery: DeliveryKey | None = None) -> list[tuple[str, bool]]:
         """Give the final names that may hold a part of a file, and whether we made them."""
-        return [(one.name, one.created) for one in self.ledger.half_written(delivery or key())]
+        half_written = self.ledger.standing(delivery or key()).half_written
+        return [(one.name, one.created) for one in half_written]
 
     def files(self, delivery: DeliveryKey | None = None) -> dict[str, FileState]:
         """Give what the ledger knows of each file."""
@@ -158,7 +159,7 @@ class Sender:
 
     def profile(self) -> ServerProfile | None:
         """Give what the ledger knows of the server."""
-        return self.ledger.server(self.client.guid)
+        return self.ledger.servers().get(self.client.guid)
 
     def events(self, name: str) -> list[Mapping[str, object]]:
         """Give the fields of the log's lines of one kind, their text as `message`."""

@@ -212,11 +212,6 @@ class Ledger:
         with self._database.read() as connection:
             return listing.lifted_at(connection, client_guids)
 
-    def server(self, client_guid: str) -> ServerProfile | None:
-        """Give what was found out about the client's server, or None."""
-        with self._database.read() as connection:
-            return servers.profile_of(connection, client_guid)
-
     def servers(self) -> dict[str, ServerProfile]:
         """Give what was found out about each client's server, by client guid."""
         with self._database.read() as connection:
@@ -277,14 +272,6 @@ class Ledger:
         """Drop temporary names that are known to be gone from the client's server."""
         with self._database.write() as connection:
             leftovers.forget_temporaries(connection, rows.require(connection, key), names)
-
-    def half_written(self, key: DeliveryKey) -> list[direct.HalfWritten]:
-        """Give the final names of the day that may hold a part of a file, by any revision.
-
-        That is, on the server and in the directory that the delivery is bound to.
-        """
-        with self._database.read() as connection:
-            return direct.half_written(connection, rows.require(connection, key))
 
     def forget_half_written(self, key: DeliveryKey, names: Iterable[str]) -> None:
         """Note that nothing of ours lies half-written under these names any more."""

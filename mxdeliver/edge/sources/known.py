@@ -26,7 +26,7 @@ MOST_TEXTS = 200
 class Known:
     """The relations that were looked at, by resource; statements and queries, by their text.
 
-    A client that the connection's variable names stays named, whatever else is forgotten.
+    `_client_guid` is what the connection's variable holds; no file that changes alters that.
     """
 
     connection: duckdb.DuckDBPyConnection
