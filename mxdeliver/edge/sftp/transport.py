@@ -63,6 +63,7 @@ MACS = (
 _MOST_BANNER_BYTES = 16 * 1024
 _MOST_PACKET_BYTES = 512 * 1024
 _SOON = 0.1
+_READ_AHEAD = 16 * 1024
 
 
 _LOG = "mxdeliver.peer"
@@ -95,11 +96,34 @@ def quiet_paramiko() -> None:
             logger.addHandler(logging.NullHandler())
 
 
+class ReadAhead:
+    """A socket that reads all that has arrived at once; paramiko asks it twice for each packet.
+
+    Of a large file OpenSSH acknowledges each 64 KiB in a packet of its own.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._unread = b""
+        self._position = 0
+        self.send = connection.send
+        self.close = connection.close
+
+    def recv(self, size: int) -> bytes:
+        """Give up to `size` bytes, or what the socket raises, as `socket.recv` does."""
+        begin = self._position
+        if begin == len(self._unread):
+            self._unread, begin = self._connection.recv(_READ_AHEAD), 0
+        data = self._unread[begin : begin + size]
+        self._position = begin + len(data)
+        return data
+
+
 class _BoundedPacketizer(Packetizer):
     """Reads no more than a peer may send, and keeps the beginning of what it said."""
 
     def __init__(self, connection: socket.socket) -> None:
-        super().__init__(connection)
+        super().__init__(ReadAhead(connection))  # type: ignore[arg-type] # all that paramiko calls
         self.preamble = bytearray()
 
     def _read_timeout(self, timeout: float) -> bytes:
