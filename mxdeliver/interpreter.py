@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import os
 
-_OBJECTS_BETWEEN_COLLECTIONS = 100_000
-"""Python's own 700 has it go through all that was imported again and again: a tenth of each start."""
+_OBJECTS_BETWEEN_COLLECTIONS = 200_000
+"""More than a start makes; with Python's own 700 going through them again and again is a tenth of it."""
 
 
 def settle() -> None:
