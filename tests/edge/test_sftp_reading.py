@@ -43,6 +43,16 @@ def test_bytes_come_in_their_order_however_many_are_asked_for(
     assert received == b"".join(sent)
 
 
+def test_what_has_arrived_is_read_at_once(ends: tuple[socket.socket, socket.socket]) -> None:
+    ours, peers = ends
+    reading = ReadAhead(ours)
+    peers.sendall(b"packet")
+    assert reading.recv(4) == b"pack"
+    with pytest.raises(TimeoutError):
+        ours.recv(1)
+    assert reading.recv(4) == b"et"
+
+
 def test_what_has_arrived_is_given_before_the_end(
     ends: tuple[socket.socket, socket.socket],
 ) -> None:

@@ -191,6 +191,8 @@ class _Login:
 
     def _failure(self, error: Exception) -> MxdeliverError:
         connection = self._connection
+        if isinstance(error, EOFError):
+            connection.transport.hear_out()
         ended = connection.watchdog.failure
         if isinstance(ended, StopRequested):
             return ended

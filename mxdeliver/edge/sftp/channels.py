@@ -37,7 +37,6 @@ MOST_CHANNELS = 8
 _WINDOW = 2 * 1024 * 1024
 _LONG_WAY = 0.01  # one window each: 200 MB/s, about as much as one process encrypts
 _ROUND_TRIPS_TO_WAIT = 3
-_SOON = 0.5
 _MOST_AHEAD = 200
 """Requests; far less than a window, and than may be under way."""
 
@@ -106,7 +105,7 @@ def start_sftp(
 
 def _has_ended(connection: Connection) -> bool:
     """Tell whether the connection has ended, not the channel alone: it closes channels first."""
-    connection.transport.join(_SOON)
+    connection.transport.hear_out()
     return not connection.transport.is_alive()
 
 

@@ -64,6 +64,7 @@ _MOST_BANNER_BYTES = 16 * 1024
 _MOST_PACKET_BYTES = 512 * 1024
 _SOON = 0.1
 _READ_AHEAD = 16 * 1024
+_TO_HEAR_OUT = 0.5
 
 
 _LOG = "mxdeliver.peer"
@@ -97,9 +98,9 @@ def quiet_paramiko() -> None:
 
 
 class ReadAhead:
-    """A socket that reads all that has arrived at once; paramiko asks it twice for each packet.
+    """A socket that reads all that has arrived at once; paramiko asks it two or three times a packet.
 
-    Of a large file OpenSSH acknowledges each 64 KiB in a packet of its own.
+    While it takes a large file OpenSSH sends packets of a few bytes, some 20 of them for each MiB.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -113,6 +114,8 @@ class ReadAhead:
         """Give up to `size` bytes, or what the socket raises, as `socket.recv` does."""
         begin = self._position
         if begin == len(self._unread):
+            if size >= _READ_AHEAD:
+                return self._connection.recv(size)
             self._unread, begin = self._connection.recv(_READ_AHEAD), 0
         data = self._unread[begin : begin + size]
         self._position = begin + len(data)
@@ -234,6 +237,13 @@ class PeerTransport(ServiceRequestingTransport):
             self.sock.shutdown(socket.SHUT_RDWR)
         super().stop_thread()
 
+    def hear_out(self) -> None:
+        """Wait a little for the thread that reads to end, once the connection has.
+
+        Whoever writes notices the end first; what the server has said before may not be read yet.
+        """
+        self.join(_TO_HEAR_OUT)
+
     @property
     def preamble(self) -> str:
         """What the server said before or instead of its SSH version, escaped and cut short."""
@@ -350,6 +360,11 @@ class PeerTransport(ServiceRequestingTransport):
                 name: list(value) for name, value in parsed.items() if isinstance(value, list)
             }
         return parsed
+
+    def _send_kex_init(self) -> None:
+        # A server that has no room says so and hangs up before it reads: its words are still there.
+        with suppress(EOFError):
+            super()._send_kex_init()  # type: ignore[misc] # not in the stubs
 
     def _parse_disconnect(self, message: Message) -> None:
         self.disconnected = (message.get_int(), peer_text(message.get_string()))
