@@ -105,6 +105,7 @@ def test_a_file_name_that_cannot_name_a_resource_is_refused(tmp_path):
         ("{", "is not JSON"),
         ('{"type": "record", "type": "record"}', "'type' is there twice"),
         ('{"type": NaN}', "NaN is no JSON value"),
+        ('{"default": 1e999}', "1e999 is too large"),
         ("[" * 100_000, "nested too deeply"),
         ('"string"', "the schema is not a record"),
         ("7", "a type is a name"),
@@ -272,6 +273,22 @@ def test_a_named_type_can_be_used_again_by_short_and_full_name(tmp_path):
     resource = load(tmp_path, schema_of(*fields, namespace="org.thing"))
     assert [field.name for field in resource.fields] == list("abcde")
     avro.schema.parse(resource.schema)
+
+
+def test_a_short_name_is_one_of_the_namespace_around_it(tmp_path):
+    nameless = {"type": "enum", "name": "E", "namespace": "", "symbols": ["A"]}
+    fields = [{"name": "a", "type": nameless}, {"name": "b", "type": "E"}]
+    with pytest.raises(SchemaInvalid, match=r"field b: the type 'org\.thing\.E' is not known"):
+        load(tmp_path, schema_of(*fields, namespace="org.thing"))
+
+    inside = {"type": "enum", "name": "E", "symbols": ["B"]}
+    fields = [fields[0], {"name": "c", "type": inside}, fields[1]]
+    resource = load(tmp_path, schema_of(*fields, namespace="org.thing"))
+    assert record_symbols(resource) == [("A",), ("B",), ("B",)]
+
+
+def record_symbols(resource):
+    return [member.type.symbols for member in schemas.record_type(resource.schema).members]
 
 
 def test_text_that_is_no_record_cannot_be_written():

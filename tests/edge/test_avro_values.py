@@ -33,6 +33,17 @@ def fixed(size, **more):
     return {"type": "fixed", "name": "F", "size": size, **more}
 
 
+def many(items):
+    return {"type": "array", "items": items}
+
+
+def digits_39():
+    """The largest number of decimal128, which DuckDB gives as one of 38 digits."""
+    return pa.Array.from_buffers(
+        pa.decimal128(38, 0), 1, [None, pa.py_buffer((2**127 - 1).to_bytes(16, "little"))]
+    )
+
+
 def bad_text(arrow=None):
     ends = pa.py_buffer(np.array([0, 1], np.int32))
     return pa.Array.from_buffers(arrow or pa.string(), 1, [None, ends, pa.py_buffer(b"\xff")])
@@ -105,6 +116,23 @@ ACCEPTED = {
     "fixed": (["null", fixed(3)], pa.array([b"abc", None], pa.binary(3)), [b"abc", None]),
     "fixed of nothing": (fixed(0), pa.array([b"", b""], pa.binary()), [b"", b""]),
     "fixed uuid": (fixed(16, logicalType="uuid"), pa.array([bytes(range(16))], pa.uuid()), [bytes(range(16))]),
+    "fixed uuid of text": (
+        ["null", fixed(16, logicalType="uuid")],
+        pa.array([str(uuid.UUID(int=5)), None]),
+        [uuid.UUID(int=5).bytes, None],
+    ),
+    "fixed in no list": (many(fixed(2)), pa.array([[], []], pa.list_(pa.binary())), [[], []]),
+    "fixed in no map": ({"type": "map", "values": fixed(2)}, pa.array([[]], pa.map_(pa.string(), pa.binary())), [{}]),
+    "lists of no type": (many("string"), pa.array([[], []], pa.list_(pa.null())), [[], []]),
+    "lists of no nullable type": (many(NULLABLE_STRING), pa.array([[]], pa.list_(pa.null())), [[]]),
+    "lists of no lists": (many(many("int")), pa.array([[]], pa.list_(pa.null())), [[]]),
+    "lists of no records": (
+        many({"type": "record", "name": "R", "fields": [{"name": "x", "type": "int"}]}),
+        pa.array([[]], pa.list_(pa.null())),
+        [[]],
+    ),
+    "maps of no type": ({"type": "map", "values": "int"}, pa.array([[]], pa.map_(pa.string(), pa.null())), [{}]),
+    "decimal of 39 digits": (logical("decimal", "bytes", precision=39), digits_39(), [Decimal(2**127 - 1)]),
     "enum": (["null", ENUM], pa.array(["B", None, "A"]), ["B", None, "A"]),
     "enum dictionary": (ENUM, pa.array(["B", "A"]).dictionary_encode(), ["B", "A"]),
     "null": ("null", pa.nulls(2), [None, None]),
@@ -187,6 +215,8 @@ REFUSED = {
     "timestamp for double": ("double", pa.array([0], pa.timestamp("s"))),
     "timestamp after 9999": ("long", pa.array([2**63 - 1], pa.timestamp("us"))),
     "timestamp before 0001": ("string", pa.array([-(2**62)], pa.timestamp("us"))),
+    "infinity of nanoseconds": ("string", pa.array([2**63 - 1], pa.timestamp("ns"))),
+    "infinity of nanoseconds, before": ("long", pa.array([-(2**63) + 1], pa.timestamp("ns", "UTC"))),
     "date for long": ("long", pa.array([dt.date(2026, 1, 1)])),
     "date after 9999": ("string", pa.array([2_932_897], pa.int32()).cast(pa.date32())),
     "date64 with a time of day": (logical("date", "int"), pa.array([1], pa.int64()).view(pa.date64())),
@@ -202,6 +232,8 @@ REFUSED = {
     "zoned for local timestamp": (logical("local-timestamp-micros", "long"), pa.array([0], pa.timestamp("us", "UTC"))),
     "decimal over precision": (logical("decimal", "bytes", precision=3), decimals(5, 0, "1000")),
     "decimal over scale": (logical("decimal", "bytes", precision=3, scale=1), decimals(5, 2, "1.23")),
+    "39 digits for 38": (logical("decimal", "bytes", precision=38), digits_39()),
+    "39 digits for 38 on fixed": (fixed(17, logicalType="decimal", precision=38), digits_39()),
     "int for decimal": (logical("decimal", "bytes", precision=3), pa.array([1])),
     "bytes for decimal": (fixed(4, logicalType="decimal", precision=3), pa.array([b"abcd"])),
     "short for fixed": (fixed(3), pa.array([b"abc", b"ab"])),
@@ -211,6 +243,8 @@ REFUSED = {
     "int for enum": (ENUM, pa.array([0])),
     "date for enum": (ENUM, pa.array([dt.date(2026, 1, 1)])),
     "no uuid": (logical("uuid", "string"), pa.array([str(uuid.UUID(int=5)) + "\n"])),
+    "no uuid for fixed": (fixed(16, logicalType="uuid"), pa.array(["5"])),
+    "int for uuid on fixed": (fixed(16, logicalType="uuid"), pa.array([5])),
     "interval": ("string", pa.array([pa.MonthDayNano([1, 2, 3])])),
     "null for required": ("string", pa.array(["a", None])),
     "null for required int": ("int", pa.array([None], pa.int32())),
@@ -219,6 +253,7 @@ REFUSED = {
     "value for null": ("null", pa.array([1])),
     "text for array": ({"type": "array", "items": "string"}, pa.array(["a"])),
     "item of another type": ({"type": "array", "items": "string"}, pa.array([[1]])),
+    "null item of no type": (many("string"), pa.array([[None]], pa.list_(pa.null()))),
     "null item": ({"type": "array", "items": "string"}, pa.array([["a", None]])),
     "text for map": ({"type": "map", "values": "string"}, pa.array(["a"])),
     "key twice": ({"type": "map", "values": "int"}, pa.array([[("k", 1), ("k", 2)]], pa.map_(pa.string(), pa.int32()))),

@@ -93,6 +93,47 @@ def test_a_column_that_is_wanted_itself_is_no_guess_for_another(tmp_path):
     assert str(caught.value) == "source warehouse: users: column user_id is missing"
 
 
+def test_fields_that_differ_in_case_alone_are_no_columns_of_a_table(tmp_path):
+    users(tmp_path)
+
+    with pytest.raises(SourceSchema, match="fields Name and name differ in case alone"):
+        source(tmp_path).check([resource("users", "guid", "Name", "name")])
+
+
+def table_with(folder, expression):
+    """A table of users whose name is an expression."""
+    database(
+        folder,
+        f"create table users as select 'U' as guid, {expression} as name, "
+        f"'{CLIENT}' as client_guid, {START} as created_at, null::bigint as updated_at, "
+        "null::bigint as deleted_at",
+    )
+
+
+@pytest.mark.parametrize(
+    ("expression", "shown"),
+    [
+        ("1::uhugeint", "UHUGEINT"),
+        ("{'x': [map {'k': 1::uhugeint}]}", "UHUGEINT"),
+        ("'10:00:00+01'::timetz", "TIME WITH TIME ZONE"),
+        ("['101'::bit]", "BIT"),
+    ],
+)
+def test_a_type_of_which_arrow_keeps_less_is_refused(tmp_path, expression, shown):
+    table_with(tmp_path, expression)
+    query = "select guid, name, client_guid from users where client_guid = $client_guid"
+    for origin in (source(tmp_path), own(tmp_path, query)):
+        for ask in (lambda: origin.check([resource()]), lambda: read(origin)):  # noqa: B023 - at once
+            with pytest.raises(SourceSchema, match=f"column name is of type {shown}, .*cast it"):
+                ask()
+
+
+def test_a_value_that_is_called_like_such_a_type_is_none(tmp_path):
+    table_with(tmp_path, "{'BIT': 'UHUGEINT'::enum('UHUGEINT', 'BIT')}")
+
+    source(tmp_path).check([resource()])
+
+
 @pytest.mark.parametrize("column_type", ["double", "date", "boolean", "decimal(10,2)", "time"])
 def test_times_are_whole_seconds_or_timestamps(tmp_path, column_type):
     users(tmp_path, times=column_type)

@@ -342,3 +342,17 @@ def test_slices_of_any_size_give_what_one_sort_gives(
 
     assert [row["name"] for row in sliced] == [name for (name,) in sorted_once]
     assert sliced == whole
+
+
+def test_a_column_may_be_called_second(tmp_path):
+    numbers = sorted(range(100), key=lambda number: number * 7 % 100)
+    database(
+        tmp_path,
+        "create table users as select 'U' || i as guid, '' as name, 1 as second, "
+        f"'{CLIENT}' as client_guid, {START} + i * 7 % 100 as created_at, "
+        "null::bigint as updated_at, null::bigint as deleted_at from range(100) t(i)",
+    )
+
+    rows = read(source(tmp_path, slice_rows=10))
+
+    assert [row["guid"] for row in rows] == [f"U{number}" for number in numbers]

@@ -52,6 +52,8 @@ def stacked_parts(kind: AvroType, stack: Any, columns: Sequence[slice]) -> list[
             head = head if kind.null_tag is None else Head(kind.null_tag)
         elif kind.null_tag is not None and stack.null_count:
             head = Head(kind.tag, kind.null_tag, _bits(stack, 0))
+    elif pa.types.is_null(stack.type):
+        inner = Primitive("null")
     match inner:
         case Primitive(kind="string" | "bytes", logical=logical) if logical != "decimal":
             return texts.encode(stack, columns, head)

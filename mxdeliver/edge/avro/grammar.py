@@ -75,13 +75,14 @@ class TypeReader:
     def _reference(self, name: str, path: tuple[str, ...], namespace: str) -> AvroType:
         if name in PRIMITIVES:
             return Primitive(name)
-        for full in (name, f"{namespace}.{name}"):
-            if full in self._named:
-                found = self._named[full]
-                if found is None:
-                    raise TypeInvalid(path, f"{name!r} contains itself, which no table can hold")
-                return found
-        raise TypeInvalid(path, f"the type {name!r} is not known")
+        # Avro 1.12 specification, "Names": a name without dots is one of the namespace around it.
+        full = f"{namespace}.{name}" if namespace and "." not in name else name
+        if full not in self._named:
+            raise TypeInvalid(path, f"the type {full!r} is not known")
+        found = self._named[full]
+        if found is None:
+            raise TypeInvalid(path, f"{name!r} contains itself, which no table can hold")
+        return found
 
     def _union(
         self, schema: list[object], path: tuple[str, ...], namespace: str

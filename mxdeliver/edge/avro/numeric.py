@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,14 @@ def decimal_to_double(column: Any) -> Any:
     for place in np.flatnonzero(~simple):
         doubles[place] = _one_double(column[int(place)].as_py())
     return pa.array(doubles, pa.float64(), mask=np.asarray(column.is_null()), from_pandas=False)
+
+
+def fits_precision(column: Any) -> bool:
+    """Tell whether no number of a decimal column has more digits than its type says."""
+    limit = Decimal(1).scaleb(column.type.precision - column.type.scale)
+    bounds = pc.min_max(column)
+    lowest, highest = bounds["min"].as_py(), bounds["max"].as_py()
+    return lowest is None or (-limit < lowest and highest < limit)
 
 
 def check_finite(column: Any) -> None:

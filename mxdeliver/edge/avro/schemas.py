@@ -8,11 +8,12 @@ in compact JSON: recipients get the same bytes whatever the wording, and small f
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from mxdeliver.core.errors import SchemaInvalid
+from mxdeliver.core.errors import SchemaInvalid, peer_text
 from mxdeliver.core.model import Field, Resource
 from mxdeliver.core.naming import RESOURCE_NAME
 from mxdeliver.edge.avro.avro_types import Record, TypeInvalid
@@ -71,6 +72,7 @@ def _load(file: Path) -> Resource:
             file.read_bytes().decode("utf-8"),
             object_pairs_hook=_without_duplicates,
             parse_constant=_refuse_constant,
+            parse_float=_finite,
         )
         read, canonical = TypeReader().read(declared)
     except OSError as error:
@@ -106,3 +108,10 @@ def _without_duplicates(pairs: Iterable[tuple[str, object]]) -> dict[str, object
 
 def _refuse_constant(constant: str) -> object:
     raise ValueError(f"{constant} is no JSON value")
+
+
+def _finite(number: str) -> float:
+    found = float(number)
+    if not math.isfinite(found):
+        raise ValueError(f"{peer_text(number, 60)} is too large for a number")
+    return found

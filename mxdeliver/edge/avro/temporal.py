@@ -17,6 +17,7 @@ from mxdeliver.edge.avro.refusal import Refused
 _SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _DAY = 86_400
 _FIRST_DAY, _LAST_DAY = -719_162, 2_932_896  # 0001-01-01 and 9999-12-31
+_INFINITY = 2**63 - 1  # DuckDB's, of which that of nanoseconds lies within these years
 _TARGET_UNIT = {"millis": "ms", "micros": "us", "nanos": "ns"}
 _TEXT_UNIT = {"s": "s", "ms": "us", "us": "us", "ns": "ns"}
 
@@ -79,8 +80,8 @@ def timestamp_text(column: Any) -> Any:
 
 def _ticks(column: Any) -> Any:
     ticks, second = column.cast(pa.int64()), _SECOND[column.type.unit]
-    last = min((_LAST_DAY + 1) * _DAY * second - 1, 2**63 - 1)
-    first = max(_FIRST_DAY * _DAY * second, -(2**63))
+    last = min((_LAST_DAY + 1) * _DAY * second - 1, _INFINITY - 1)
+    first = max(_FIRST_DAY * _DAY * second, -_INFINITY + 1)
     _check_range(ticks, first, last, "holds a timestamp outside the years 1 to 9999")
     return ticks
 

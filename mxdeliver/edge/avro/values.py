@@ -39,6 +39,8 @@ _LAST_FOLLOWING = -65  # 0xbf as a signed byte: the last that goes on with a cha
 def normalise(kind: AvroType, column: Any) -> Any:
     """Give `column` as the Arrow type that stands for `kind`; Refused for any other value."""
     column = plain(column)
+    if not len(column) and pa.types.is_null(column.type):
+        return column  # the items of lists that all are empty, of which a source knows no type
     if isinstance(kind, Union) and kind.null_tag is not None:
         if column.null_count == len(column):
             return pa.nulls(len(column))
@@ -202,6 +204,15 @@ def _uuid(kind: Primitive, column: Any) -> Any:
     return text
 
 
+def _uuid_bytes(column: Any) -> Any:
+    """Give a uuid's text, which is also how DuckDB gives its UUIDs, as 16 bytes, and bytes as they are."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return column
+    text = _uuid(Primitive("string", "uuid"), column).to_pylist()
+    raw = [None if one is None else bytes.fromhex(one.replace("-", "")) for one in text]
+    return pa.array(raw, pa.binary(16))
+
+
 def _uuid_text(storage: Any) -> Any:
     """Write 16 bytes as 32 hex digits in groups of 8, 4, 4, 4, 12 (RFC 9562, section 4)."""
     filled = pc.fill_null(storage, bytes(16)).cast(pa.binary())
@@ -237,21 +248,23 @@ def _decimal(kind: Primitive | Fixed, column: Any) -> Any:
         raise _mismatch(kind, column)
     wide = pa.decimal128 if kind.precision <= 38 else pa.decimal256
     try:
-        return column.cast(wide(kind.precision, kind.scale))
+        cast = column.cast(wide(kind.precision, kind.scale))
     except pa.ArrowInvalid:  # its text may show values
-        raise Refused(
-            f"holds a number that does not fit decimal({kind.precision}, {kind.scale})"
-        ) from None
+        cast = None
+    # Arrow looks at no number where the type stays as it is, and 39 digits have room in decimal128.
+    if cast is None or not numeric.fits_precision(cast):
+        raise Refused(f"holds a number that does not fit decimal({kind.precision}, {kind.scale})")
+    return cast
 
 
 def _fixed(kind: Fixed, column: Any) -> Any:
     if kind.logical == "decimal":
         return _decimal(kind, column)
-    if kind.logical == "uuid" and isinstance(column.type, pa.UuidType):
-        column = column.storage
+    if kind.logical == "uuid":
+        column = column.storage if isinstance(column.type, pa.UuidType) else _uuid_bytes(column)
     column = _bytes(kind, column)
     lengths = pc.min_max(pc.binary_length(column))
-    if lengths["min"].as_py() not in (None, kind.size) or lengths["max"].as_py() != kind.size:
+    if not {lengths["min"].as_py(), lengths["max"].as_py()} <= {None, kind.size}:
         raise Refused(f"holds a value that has not {kind.size} bytes")
     return column
 

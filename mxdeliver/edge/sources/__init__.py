@@ -11,6 +11,7 @@
     passing       rows that lie in order already: ordered as they pass
     slices        how much of the window is sorted at once, within the memory limit
     files         which files are behind it, and whether they changed meanwhile
+    exported      columns before any row is read: those that are needed, types that Arrow keeps whole
     checked       columns, client and row count of whatever a source hands out
     failures      DuckDB's errors in the words of core.errors
 

@@ -135,8 +135,8 @@ class Relation:
     def seconds(self, event: EventType, window: Window) -> str:
         """Give the query for the number of rows of an event by Unix second, in their order."""
         return (
-            f"select {self._second(event)} as second, count(*) from {self._from()}"  # noqa: S608 - names are quoted
-            f" and {self.condition(event, window)} group by second order by second"
+            f"select {self._second(event)} as {quoted(SECOND)}, count(*) from {self._from()}"  # noqa: S608 - names are quoted
+            f" and {self.condition(event, window)} group by all order by all"
         )
 
     def rows(self, event: EventType, part: Part) -> str:

@@ -20,7 +20,8 @@ from mxdeliver.core.errors import (
 )
 from mxdeliver.core.model import EndOfStream, EventType, Resource
 from mxdeliver.edge.sources import passing
-from mxdeliver.edge.sources.checked import CLIENT_COLUMN, checked, fit, missing_columns
+from mxdeliver.edge.sources.checked import CLIENT_COLUMN, checked
+from mxdeliver.edge.sources.exported import Columns, fit_query, fit_relation, refuse_lossy
 from mxdeliver.edge.sources.failures import FOREIGN_ERRORS, Stage, translate
 from mxdeliver.edge.sources.files import Files
 from mxdeliver.edge.sources.known import Known
@@ -99,6 +100,7 @@ class DuckDBSnapshot:
             else:
                 expected = None
                 bound = own.values(client_guid, window)
+                refuse_lossy(self._columns(own.sql, bound, where), where)
                 batches = self._read(own.sql, bound, where, self._batch_rows)
             for item in checked(batches, resource, client_guid, where, expected):
                 if isinstance(item, EndOfStream):
@@ -125,7 +127,7 @@ class DuckDBSnapshot:
             return
         where = self._where(resource, event)
         bound = own.values("", Window(start=0, end=0))
-        fit(resource, [name for name, _ in self._columns(own.sql, bound, where)], where)
+        fit_query(resource, self._columns(own.sql, bound, where), where)
 
     def interrupt(self) -> None:
         """End the query that runs at this moment; see `sources.Snapshot`."""
@@ -307,11 +309,10 @@ class DuckDBSnapshot:
         columns = self._columns(f"from {quoted(resource.name)}", {}, where)
         times = needed_times(self._default_events(resource))
         wanted = [*(field.name for field in resource.fields), CLIENT_COLUMN, *times]
-        missing_columns(wanted, [name for name, _ in columns], where)
-        types = {name.casefold(): column_type for name, column_type in columns}
+        types = fit_relation(resource, wanted, columns, where)
         return Relation(
             resource=resource,
-            times={name: self._event_time(resource, name, types[name]) for name in times},
+            times={name: self._event_time(resource, name, str(types[name])) for name in times},
             bare=len(columns) == len(types) == len({name.casefold() for name in wanted}),
         )
 
@@ -332,10 +333,10 @@ class DuckDBSnapshot:
 
     # -- DuckDB ------------------------------------------------------------------------------------
 
-    def _columns(self, sql: str, bound: Mapping[str, object], where: str) -> list[tuple[str, str]]:
+    def _columns(self, sql: str, bound: Mapping[str, object], where: str) -> Columns:
         try:
             relation = self._connection.sql(sql, params=dict(bound))
-            return list(zip(relation.columns, map(str, relation.types), strict=True))
+            return list(zip(relation.columns, relation.types, strict=True))
         except FOREIGN_ERRORS as error:
             raise translate(error, Stage.BIND, where) from error
 
