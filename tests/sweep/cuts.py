@@ -175,7 +175,8 @@ class _Late(_AtByte):
 
     def at(self, before: bytes, behind: bytes) -> bytes:
         self.proxy.one_way = _LATE
-        self.arrives = monotonic() + _LATE + _MARGIN
+        # an answer to what arrives late is late as well
+        self.arrives = monotonic() + 2 * _LATE + _MARGIN
         return before + behind
 
     def settle(self) -> None:
