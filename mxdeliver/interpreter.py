@@ -6,7 +6,7 @@ import gc
 import os
 
 _OBJECTS_BETWEEN_COLLECTIONS = 200_000
-"""More than a start makes; with Python's own 700 going through them again and again is a tenth of it."""
+"""A start makes fewer, and looks for none. With Python's own 700 that is a tenth of its time."""
 
 
 def settle() -> None:

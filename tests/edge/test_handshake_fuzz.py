@@ -9,7 +9,6 @@ import struct
 import time
 from contextlib import suppress
 from datetime import date
-from ipaddress import ip_network
 from threading import Thread
 
 import pytest
@@ -17,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mxdeliver.core.errors import MxdeliverError
-from mxdeliver.core.model import Endpoint, HostKeyPin
 from mxdeliver.core.secret import Secret
 from mxdeliver.edge.sftp import Credentials, connect
 from mxdeliver.edge.sftp.model import Limits
+from tests.support.endpoints import some_endpoint
 from tests.support.fuzzing import examples
 
 VERSION = b"SSH-2.0-peer\r\n"
@@ -68,16 +67,7 @@ def server():
 def refusal(server, answer):
     """Connect to a server that says `answer`; give the error, which shows nothing raw and not much."""
     server.answer = answer
-    endpoint = Endpoint(
-        host="127.0.0.1",
-        port=server.port,
-        username="someone",
-        password=None,
-        private_key=None,
-        passphrase=None,
-        host_keys=(HostKeyPin(sha256="SHA256:" + "A" * 43),),
-        allowed_ips=(ip_network("127.0.0.1"),),
-    )
+    endpoint = some_endpoint(server.port)
     started = time.monotonic()
     with (
         pytest.raises(MxdeliverError) as caught,

@@ -44,6 +44,7 @@ from mxdeliver.core.errors import (
 from mxdeliver.core.model import Endpoint, HostKeyPin
 from mxdeliver.core.secret import Secret
 from mxdeliver.edge.sftp import Credentials, Limits, Session, connect, scan_host_keys
+from tests.support.endpoints import STRANGER, some_endpoint
 from tests.support.openssh import OpenSSHServer, fingerprint, free_port, key_pair
 from tests.support.proftpd import ProFTPDServer
 from tests.support.programmable import PASSWORD, ProgrammableServer
@@ -51,7 +52,6 @@ from tests.support.proxy import Proxy, black_hole
 
 TODAY = date(2026, 3, 1)
 SHORT = Limits(connect=1, banner=0.3, key_exchange=0.3, authentication=1, session=0.5)
-STRANGER = HostKeyPin(sha256="SHA256:" + "A" * 43)
 
 
 @pytest.fixture(scope="module")
@@ -127,22 +127,6 @@ def test_an_address_outside_the_list_is_not_connected_to() -> None:
         with pytest.raises(AddressNotAllowed, match=r"127\.0\.0\.1.*192\.0\.2\.0/24"):
             opened(endpoint, Credentials())
         assert proxy.connections == 0
-
-
-def some_endpoint(port: int, **changes: object) -> Endpoint:
-    return replace(
-        Endpoint(
-            host="127.0.0.1",
-            port=port,
-            username="someone",
-            password=None,
-            private_key=None,
-            passphrase=None,
-            host_keys=(STRANGER,),
-            allowed_ips=(ip_network("127.0.0.1"),),
-        ),
-        **changes,  # type: ignore[arg-type]
-    )
 
 
 def test_a_name_is_resolved_once_and_only_allowed_answers_are_used(server: OpenSSHServer) -> None:

@@ -9,31 +9,20 @@ import tracemalloc
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
-from ipaddress import ip_network
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mxdeliver.core.errors import ConnectionLost, MxdeliverError, peer_text
-from mxdeliver.core.model import Endpoint, HostKeyPin
 from mxdeliver.edge.sftp.attributes import unpack
 from mxdeliver.edge.sftp.engine import Kind, text
 from mxdeliver.edge.sftp.model import Evidence, Limits, Move, Upload
+from tests.support.endpoints import some_endpoint
 from tests.support.fuzzing import examples
 from tests.support.sftp_peer import Peer, engine, framed, session
 
-ENDPOINT = Endpoint(
-    host="sftp.client.test",
-    port=8022,
-    username="someone",
-    password=None,
-    private_key=None,
-    passphrase=None,
-    host_keys=(HostKeyPin(sha256="SHA256:" + "A" * 43),),
-    allowed_ips=(ip_network("127.0.0.1"),),
-    directory="/incoming",
-)
+ENDPOINT = some_endpoint(8022, host="sftp.client.test", directory="/incoming")
 SHORT = Limits(request=5, no_progress=5)
 SIZES = {"one": 70_000, "two": 0, "three": 5}
 MEGABYTE = 1024 * 1024

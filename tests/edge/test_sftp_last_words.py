@@ -6,17 +6,17 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import date
-from ipaddress import ip_network
 from threading import Event, Thread
 
 import pytest
 from paramiko import ECDSAKey, Message, ServerInterface, SSHException, Transport
 
 from mxdeliver.core.errors import ConnectionLost, SessionLimit
-from mxdeliver.core.model import Endpoint, HostKeyPin
+from mxdeliver.core.model import HostKeyPin
 from mxdeliver.core.secret import Secret
 from mxdeliver.edge.sftp import Credentials, connect
 from mxdeliver.edge.sftp.transport import key_sha256
+from tests.support.endpoints import some_endpoint
 
 TIMES = 10  # who notices the end first is chance
 HOST_KEY = ECDSAKey.generate()
@@ -85,16 +85,7 @@ def full_after_key_exchange(connection: socket.socket) -> None:
 
 
 def log_in(port: int) -> None:
-    endpoint = Endpoint(
-        host="127.0.0.1",
-        port=port,
-        username="someone",
-        password=None,
-        private_key=None,
-        passphrase=None,
-        host_keys=(HostKeyPin(sha256=key_sha256(HOST_KEY)),),
-        allowed_ips=(ip_network("127.0.0.1"),),
-    )
+    endpoint = some_endpoint(port, host_keys=(HostKeyPin(sha256=key_sha256(HOST_KEY)),))
     credentials = Credentials(password=Secret(b"a-password-for-this-test"))
     with connect(endpoint, credentials, today=date(2026, 3, 1)):
         pytest.fail("it was full")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import given
@@ -12,12 +13,13 @@ from hypothesis import strategies as st
 from mxdeliver.edge.sftp.transport import ReadAhead
 
 
-@pytest.fixture
-def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+@contextmanager
+def connected() -> Iterator[tuple[socket.socket, socket.socket, ReadAhead]]:
+    """Give our end, the peer's, and what reads from ours."""
     ours, peers = socket.socketpair()
     ours.settimeout(0.05)
     with ours, peers:
-        yield ours, peers
+        yield ours, peers, ReadAhead(ours)
 
 
 @given(
@@ -27,10 +29,8 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
 def test_bytes_come_in_their_order_however_many_are_asked_for(
     sent: list[bytes], wanted: list[int]
 ) -> None:
-    ours, peers = socket.socketpair()
     received, turn = b"", 0
-    with ours, peers:
-        reading = ReadAhead(ours)
+    with connected() as (_, peers, reading):
         for data in sent:
             peers.sendall(data)
             expected = len(received) + len(data)
@@ -43,34 +43,27 @@ def test_bytes_come_in_their_order_however_many_are_asked_for(
     assert received == b"".join(sent)
 
 
-def test_what_has_arrived_is_read_at_once(ends: tuple[socket.socket, socket.socket]) -> None:
-    ours, peers = ends
-    reading = ReadAhead(ours)
-    peers.sendall(b"packet")
-    assert reading.recv(4) == b"pack"
-    with pytest.raises(TimeoutError):
-        ours.recv(1)
-    assert reading.recv(4) == b"et"
+def test_what_has_arrived_is_read_at_once() -> None:
+    with connected() as (ours, peers, reading):
+        peers.sendall(b"packet")
+        assert reading.recv(4) == b"pack"
+        with pytest.raises(TimeoutError):
+            ours.recv(1)
+        assert reading.recv(4) == b"et"
 
 
-def test_what_has_arrived_is_given_before_the_end(
-    ends: tuple[socket.socket, socket.socket],
-) -> None:
-    ours, peers = ends
-    reading = ReadAhead(ours)
-    peers.sendall(b"packet")
-    peers.shutdown(socket.SHUT_WR)
-    assert [reading.recv(4), reading.recv(4), reading.recv(4)] == [b"pack", b"et", b""]
+def test_what_has_arrived_is_given_before_the_end() -> None:
+    with connected() as (_, peers, reading):
+        peers.sendall(b"packet")
+        peers.shutdown(socket.SHUT_WR)
+        assert [reading.recv(4), reading.recv(4), reading.recv(4)] == [b"pack", b"et", b""]
 
 
-def test_a_silent_peer_is_a_timeout_behind_which_reading_goes_on(
-    ends: tuple[socket.socket, socket.socket],
-) -> None:
-    ours, peers = ends
-    reading = ReadAhead(ours)
-    peers.sendall(b"one")
-    assert reading.recv(10) == b"one"
-    with pytest.raises(TimeoutError):
-        reading.recv(10)
-    peers.sendall(b"two")
-    assert reading.recv(10) == b"two"
+def test_a_silent_peer_is_a_timeout_behind_which_reading_goes_on() -> None:
+    with connected() as (_, peers, reading):
+        peers.sendall(b"one")
+        assert reading.recv(10) == b"one"
+        with pytest.raises(TimeoutError):
+            reading.recv(10)
+        peers.sendall(b"two")
+        assert reading.recv(10) == b"two"

@@ -128,7 +128,7 @@ def test_a_type_of_which_arrow_keeps_less_is_refused(tmp_path, expression, shown
                 ask()
 
 
-def test_a_value_that_is_called_like_such_a_type_is_none(tmp_path):
+def test_names_and_symbols_like_such_a_type_are_none(tmp_path):
     table_with(tmp_path, "{'BIT': 'UHUGEINT'::enum('UHUGEINT', 'BIT')}")
 
     source(tmp_path).check([resource()])

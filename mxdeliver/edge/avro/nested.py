@@ -80,8 +80,6 @@ def _list(like: Any, lengths: np.ndarray[Any, Any], items: Any) -> Any:
 
 
 def _refuse_repeated(keys: Any, rows: np.ndarray[Any, Any]) -> None:
-    if not len(keys):
-        return
     encoded = keys.dictionary_encode()
     marks = rows * max(len(encoded.dictionary), 1) + np.asarray(encoded.indices)
     if len(np.unique(marks)) != len(marks):

@@ -17,7 +17,7 @@ from mxdeliver.edge.avro.refusal import Refused
 _SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _DAY = 86_400
 _FIRST_DAY, _LAST_DAY = -719_162, 2_932_896  # 0001-01-01 and 9999-12-31
-_INFINITY = 2**63 - 1  # DuckDB's, of which that of nanoseconds lies within these years
+_INFINITY = 2**63 - 1  # as DuckDB writes it; in nanoseconds it looks like a moment of 2262
 _TARGET_UNIT = {"millis": "ms", "micros": "us", "nanos": "ns"}
 _TEXT_UNIT = {"s": "s", "ms": "us", "us": "us", "ns": "ns"}
 

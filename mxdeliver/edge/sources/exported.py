@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from duckdb.sqltypes import DuckDBPyType
@@ -53,7 +53,7 @@ def _refuse_alike(fields: Sequence[str], where: str) -> None:
             )
 
 
-def refuse_lossy(columns: Columns, where: str) -> None:
+def refuse_lossy(columns: Iterable[tuple[str, DuckDBPyType]], where: str) -> None:
     """Raise SourceSchema for a column of a type that loses something, or that holds one."""
     for name, column_type in columns:
         for inner in _types(column_type):

@@ -99,9 +99,7 @@ class DuckDBSnapshot:
                 batches = self._default_rows(resource, event, client_guid, window, day)
             else:
                 expected = None
-                bound = own.values(client_guid, window)
-                refuse_lossy(self._columns(own.sql, bound, where), where)
-                batches = self._read(own.sql, bound, where, self._batch_rows)
+                batches = self._own_rows(own, client_guid, window, where)
             for item in checked(batches, resource, client_guid, where, expected):
                 if isinstance(item, EndOfStream):
                     self._files.refuse_changes()
@@ -150,6 +148,16 @@ class DuckDBSnapshot:
 
     def _default_events(self, resource: Resource) -> list[EventType]:
         return [event for event in EventType if (resource.name, event) not in self._own_queries]
+
+    def _own_rows(
+        self, own: OwnQuery, client_guid: str, window: Window, where: str
+    ) -> Iterator[pa.RecordBatch]:
+        def bind() -> duckdb.DuckDBPyRelation:
+            relation = self._connection.sql(own.sql, params=own.values(client_guid, window))
+            refuse_lossy(zip(relation.columns, relation.types, strict=True), where)
+            return relation
+
+        return self._run(bind, where, self._batch_rows)
 
     # -- default queries ---------------------------------------------------------------------------
 
